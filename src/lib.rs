@@ -1,0 +1,10 @@
+//! A sidecar that looks at one PostgreSQL server and its host and delivers what it saw to AMQP, provably complete.
+
+pub mod collectors;
+pub mod event;
+pub mod health;
+pub mod postgres;
+pub mod secret;
+pub mod settings;
+pub mod text;
+pub mod units;

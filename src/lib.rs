@@ -6,5 +6,6 @@ pub mod health;
 pub mod postgres;
 pub mod secret;
 pub mod settings;
+pub mod spool;
 pub mod text;
 pub mod units;

@@ -7,6 +7,7 @@
 //! A message is then put together from encoded events without decoding them again: the same bytes as encoding
 //! a [`Message`] whole, which a test holds.
 
+pub mod batch;
 pub mod status;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

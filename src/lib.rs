@@ -1,5 +1,6 @@
 //! A sidecar that looks at one PostgreSQL server and its host and delivers what it saw to AMQP, provably complete.
 
+pub mod backoff;
 pub mod collectors;
 pub mod event;
 pub mod health;

@@ -1,10 +1,12 @@
 //! A sidecar that looks at one PostgreSQL server and its host and delivers what it saw to AMQP, provably complete.
 
+pub mod amqp;
 pub mod backoff;
 pub mod collectors;
 pub mod event;
 pub mod health;
 pub mod postgres;
+pub mod publisher;
 pub mod secret;
 pub mod settings;
 pub mod spool;

@@ -167,6 +167,11 @@ impl Reader {
         self.read(name, doc, None, rule)
     }
 
+    /// A key whose part is not built yet: refused by name wherever it is said, never accepted without effect.
+    pub fn not_yet_optional<T: Value>(&mut self, name: &'static str, what: &'static str) {
+        self.read::<T>(name, what, None, |_| Err(format!("left out: {what} is not built yet")));
+    }
+
     /// Reads a whole section from the table `name`.
     pub fn section<S: Section>(&mut self, name: &str) -> S {
         self.table(name, S::read)

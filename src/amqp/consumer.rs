@@ -1,0 +1,1 @@
+//! Consuming: how `tap` reads messages back.

@@ -88,7 +88,7 @@ pub enum CollectError {
     #[error("{0}")]
     Absent(String),
     /// The server could not answer.
-    #[error("PostgreSQL did not answer")]
+    #[error(transparent)]
     Postgres(#[from] postgres::Error),
     /// The host could not be read.
     #[error("cannot read {what}")]

@@ -2,9 +2,11 @@
 
 pub mod amqp;
 pub mod backoff;
+pub mod batch;
 pub mod collectors;
 pub mod event;
 pub mod health;
+pub mod intake;
 pub mod postgres;
 pub mod publisher;
 pub mod secret;

@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod collectors;
+pub mod config;
 pub mod event;
 pub mod health;
 pub mod postgres;

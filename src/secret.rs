@@ -51,6 +51,7 @@ impl SecretUrl {
 }
 
 impl Value for SecretUrl {
+    const SECRET: bool = true;
     fn allowed() -> String {
         "a text".into()
     }
@@ -62,6 +63,9 @@ impl Value for SecretUrl {
     }
     fn show(&self) -> String {
         self.masked().show()
+    }
+    fn write(&self) -> String {
+        self.expose().to_owned().show()
     }
 }
 

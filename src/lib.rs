@@ -4,6 +4,7 @@ pub mod amqp;
 pub mod backoff;
 pub mod batch;
 pub mod collectors;
+pub mod config;
 pub mod event;
 pub mod health;
 pub mod intake;

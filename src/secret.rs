@@ -60,6 +60,7 @@ impl SecretUrl {
 }
 
 impl Value for SecretUrl {
+    const SECRET: bool = true;
     fn allowed() -> String {
         "a text".into()
     }
@@ -71,6 +72,9 @@ impl Value for SecretUrl {
     }
     fn show(&self) -> String {
         self.masked().show()
+    }
+    fn write(&self) -> String {
+        self.expose().to_owned().show()
     }
 }
 

@@ -5,11 +5,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::error;
 
 use crate::{
-    batch::{self, Batcher, Closed},
+    batch::{
+        self, Batcher, Closed,
+        channel::{Item, Receiver},
+    },
     event::{
         EncodeError, Message, NoSummary, Payload, Sample, Server,
         status::{self, AgentStatus, Occasion},
@@ -106,21 +108,6 @@ impl Speaker {
     }
 }
 
-/// What a collector hands over.
-#[derive(Debug)]
-pub struct Item {
-    /// The collector and its schema version.
-    pub collector: (&'static str, u32),
-    /// The server it was taken on.
-    pub server: Option<Arc<Server>>,
-    /// What the look brought.
-    pub payload: Payload,
-    /// When the collector's next sample is due; `None` if there will be none.
-    pub next_due: Option<Instant>,
-    /// Its bytes in the channel; given back when it is taken out.
-    pub bytes: Option<OwnedSemaphorePermit>,
-}
-
 /// Everything that makes the loop turn.
 enum Action {
     Item(Item),
@@ -148,7 +135,7 @@ impl Intake {
     }
 
     /// Takes items until every sender is gone; then everything has its number.
-    pub async fn run(mut self, mut items: mpsc::Receiver<Item>) {
+    pub async fn run(mut self, mut items: Receiver) {
         loop {
             match self.select(&mut items).await {
                 Action::Item(item) => self.take(item),
@@ -159,7 +146,7 @@ impl Intake {
         self.flush();
     }
 
-    async fn select(&self, items: &mut mpsc::Receiver<Item>) -> Action {
+    async fn select(&self, items: &mut Receiver) -> Action {
         let due = async {
             match self.batcher.next_due() {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -167,7 +154,7 @@ impl Intake {
             }
         };
         tokio::select! {
-            item = items.recv() => item.map_or(Action::End, Action::Item),
+            item = items.next() => item.map_or(Action::End, Action::Item),
             () = due => Action::Due,
         }
     }
@@ -181,7 +168,9 @@ impl Intake {
                     // The parts of one event follow each other at once.
                     let next_due = if index < last { Some(now) } else { item.next_due };
                     let closed = self.batcher.add(item.collector, item.server.clone(), event, next_due, now);
-                    closed.iter().for_each(|batch| self.number(batch));
+                    for batch in &closed {
+                        self.number(batch);
+                    }
                 }
             }
             Payload::Status(sample) => {

@@ -333,8 +333,12 @@ impl Channel {
                 channel.basic_publish(exchange.into(), routing_key.into(), options, &body, properties).await;
             let confirm = published.map_err(|error| Error::from_lapin(&error))?;
             match confirm.await.map_err(|error| Error::from_lapin(&error))? {
-                Confirmation::Ack(returned) => Ok(Confirmed { ack: true, returned: returned.and_then(message_id) }),
-                Confirmation::Nack(returned) => Ok(Confirmed { ack: false, returned: returned.and_then(message_id) }),
+                Confirmation::Ack(returned) => {
+                    Ok(Confirmed { ack: true, returned: returned.as_ref().and_then(message_id) })
+                }
+                Confirmation::Nack(returned) => {
+                    Ok(Confirmed { ack: false, returned: returned.as_ref().and_then(message_id) })
+                }
                 Confirmation::NotRequested => Err(Error::Connection { reason: "the channel does not confirm".into() }),
             }
         });
@@ -352,7 +356,7 @@ impl Channel {
     }
 }
 
-fn message_id(returned: BasicReturnMessage) -> Option<String> {
+fn message_id(returned: &BasicReturnMessage) -> Option<String> {
     returned.delivery.properties.message_id().as_ref().map(ToString::to_string)
 }
 

@@ -97,7 +97,7 @@ impl Deliveries {
     }
 
     /// Messages in flight.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.tracks.values().map(|track| track.flights.len()).sum()
     }
 
@@ -112,7 +112,7 @@ impl Deliveries {
         let gentle = self.tracks.get(log).is_some_and(|track| track.gentle);
         let most = if gentle { 1 } else { (self.window / 2).max(1) };
         let own = count < most && (count == 0 || total + bytes <= self.window_bytes / 2);
-        let in_flight = self.len();
+        let in_flight = self.count();
         own && in_flight < self.window && (in_flight == 0 || self.bytes() + bytes <= self.window_bytes)
     }
 
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(rig.answer(4, false, None), []);
         assert_eq!(rig.answer(1, true, None), [(1, Outcome::Delivered), (2, Outcome::Delivered)]);
         assert_eq!(rig.answer(3, true, None), [(3, Outcome::Delivered), (4, Outcome::Refused)]);
-        assert_eq!(rig.deliveries.len(), 0);
+        assert_eq!(rig.deliveries.count(), 0);
     }
 
     #[test]
@@ -349,7 +349,7 @@ mod tests {
                 let lane = deliveries.prefers();
                 lanes.push(lane);
                 let tag = deliveries.sent(&log, &taken(seq, 1), lane, Instant::now());
-                if deliveries.len() > window / 2 {
+                if deliveries.count() > window / 2 {
                     deliveries.answered(&log, tag - window as u64 / 2, true, None, Instant::now());
                 }
             }

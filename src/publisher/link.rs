@@ -177,7 +177,10 @@ impl<'a> Link<'a> {
     fn apply(&mut self, action: Action) -> Result<(), Error> {
         match action {
             Action::Ready | Action::Phase | Action::Done(Done::Closed) => {}
-            Action::Tick => return self.see_overdue(),
+            Action::Tick => {
+                self.end_pauses(Instant::now());
+                return self.see_overdue();
+            }
             Action::Signal(None) => return Err(Error::Connection { reason: "it is closed".into() }),
             Action::Signal(Some(Signal::Lost(error))) => return Err(error),
             Action::Signal(Some(Signal::Blocked(reason))) => {
@@ -207,6 +210,14 @@ impl<'a> Link<'a> {
             }
         }
         Ok(())
+    }
+
+    fn end_pauses(&mut self, now: Instant) {
+        for way in self.ways.values_mut() {
+            if let State::Closed(until) | State::Open(_, until) = &mut way.state {
+                *until = until.filter(|until| *until > now);
+            }
+        }
     }
 
     fn opened(&mut self, log: &Arc<str>, era: u64, channel: Result<Channel, Error>) -> Result<(), Error> {
@@ -370,11 +381,8 @@ impl<'a> Link<'a> {
                 Lane::Fresh => [Lane::Fresh, Lane::Waiting],
                 Lane::Waiting => [Lane::Waiting, Lane::Fresh],
             };
-            let mut in_turn = logs.iter().cycle().skip(first).take(logs.len());
-            let sent = lanes.into_iter().any(|lane| in_turn.clone().any(|log| self.send_one(log, lane)));
-            // Each lane looks at every log; nothing sent in either means that nothing can be.
-            let _used = in_turn.next();
-            if !sent {
+            let in_turn = || logs.iter().cycle().skip(first).take(logs.len());
+            if !lanes.into_iter().any(|lane| in_turn().any(|log| self.send_one(log, lane))) {
                 return;
             }
         }
@@ -408,7 +416,7 @@ impl<'a> Link<'a> {
             way.held = Some(taken);
             return false;
         }
-        self.publish(log, taken, lane, now);
+        self.publish(log, &taken, lane, now);
         true
     }
 
@@ -434,10 +442,10 @@ impl<'a> Link<'a> {
         }
     }
 
-    fn publish(&mut self, log: &Arc<str>, taken: Taken, lane: Lane, now: Instant) {
+    fn publish(&mut self, log: &Arc<str>, taken: &Taken, lane: Lane, now: Instant) {
         let Some(way) = self.ways.get(log) else { return };
         let State::Open(channel, _) = &way.state else { return };
-        let tag = self.deliveries.sent(log, &taken, lane, now);
+        let tag = self.deliveries.sent(log, taken, lane, now);
         if lane == Lane::Waiting {
             self.pace.went(taken.batch.body.len());
         }

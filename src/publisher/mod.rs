@@ -6,7 +6,7 @@
 
 pub mod delivery;
 mod link;
-mod pace;
+pub mod pace;
 
 use std::{sync::Arc, time::Instant};
 

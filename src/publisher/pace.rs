@@ -43,13 +43,12 @@ mod tests {
             let mut pace = Pace::new(Some(1000), start);
             let (mut now, mut bytes) = (start, 0);
             while now < start + Duration::from_secs(60) {
-                match pace.next(now) {
-                    Some(later) => now = later,
-                    None => {
-                        pace.went(size);
-                        bytes += size;
-                    }
+                if let Some(later) = pace.next(now) {
+                    now = later;
+                    continue;
                 }
+                pace.went(size);
+                bytes += size;
             }
             assert!((59_000..=64_000).contains(&bytes), "{bytes} bytes in a minute at 1000 a second");
         }

@@ -3,6 +3,8 @@
 //! A batch holds events of one collector taken on one server. It closes when it is full, when it is old, or at once when
 //! its collector's next sample is due later than that: at the usual intervals nothing waits here.
 
+pub mod channel;
+
 use std::{
     collections::BTreeMap,
     ops::RangeInclusive,

@@ -1,6 +1,7 @@
 //! A sidecar that looks at one PostgreSQL server and its host and delivers what it saw to AMQP, provably complete.
 
 pub mod backoff;
+pub mod cli;
 pub mod collectors;
 pub mod config;
 pub mod event;

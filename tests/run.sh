@@ -56,7 +56,7 @@ step "lints" cargo clippy --quiet --all-targets -- -D warnings
 step "dependencies" deny
 step "the checker's own tests" /usr/bin/python3 -B tests/checker_test.py
 step "unit tests" cargo test --quiet --no-fail-fast --lib --bins
-step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --lib --document-private-items
+step "documentation" env RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --quiet --no-deps --lib --document-private-items
 step "examples in the documentation" cargo test --quiet --doc
 step "integration tests" cargo test --test it
 

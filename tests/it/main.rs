@@ -17,3 +17,5 @@
 mod rig;
 /// The rig keeps its word: servers of every version, outages, and nothing left behind.
 mod rig_stands;
+/// The JSON Schemas and golden messages in schemas/ are those of the code.
+mod schemas;

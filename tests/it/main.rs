@@ -19,3 +19,5 @@ mod rig;
 mod rig_stands;
 /// The JSON Schemas and golden messages in schemas/ are those of the code.
 mod schemas;
+/// The floors, the absences and the names of the house, read from its sources.
+mod tidy;

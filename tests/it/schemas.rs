@@ -103,7 +103,7 @@ fn every_field_is_described() {
         }
         match value {
             Value::Object(fields) => {
-                fields.iter().for_each(|(name, field)| walk(field, &format!("{path}/{name}"), bare))
+                fields.iter().for_each(|(name, field)| walk(field, &format!("{path}/{name}"), bare));
             }
             Value::Array(items) => items.iter().for_each(|item| walk(item, path, bare)),
             _ => {}

@@ -39,13 +39,18 @@
 //! [`event`] says what is sent, [`collectors`] what is looked at (a new one is a file, its `.sql` and a line), [`spool`]
 //! how nothing is lost.
 
+pub mod agent;
+pub mod amqp;
 pub mod backoff;
+pub mod batch;
 pub mod cli;
 pub mod collectors;
 pub mod config;
 pub mod event;
 pub mod health;
+pub mod intake;
 pub mod postgres;
+pub mod publisher;
 pub mod secret;
 pub mod settings;
 pub mod spool;

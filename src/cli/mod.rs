@@ -8,6 +8,7 @@
 mod config;
 pub mod logging;
 mod pages;
+mod run;
 mod schema;
 pub mod spool;
 pub mod tap;
@@ -53,6 +54,8 @@ Exit status:
 /// Each line is one file of this folder.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Arguments),
+    Tap(tap::Arguments),
     Schema(schema::Arguments),
     Config(config::Arguments),
     #[command(hide = true)]
@@ -108,6 +111,8 @@ pub fn run() -> ExitCode {
 fn dispatch(arguments: Arguments) -> Outcome {
     let load = || load(arguments.config.as_deref()).map_err(Failure::Configuration);
     match arguments.command {
+        Command::Run(run) => run.run(&prepare(load()?)),
+        Command::Tap(tap) => tap.run(&prepare(load()?)),
         Command::Schema(schema) => schema.run(&prepare(load()?)),
         // These help to mend a configuration, or have nothing to do with one.
         Command::Config(config) if config.defaults => config::defaults(),
@@ -115,6 +120,15 @@ fn dispatch(arguments: Arguments) -> Outcome {
         Command::Man(man) => man.run(),
         Command::Config(_) => config::effective(&prepare(load()?)),
     }
+}
+
+/// The threads that a command waits on.
+///
+/// # Errors
+/// Why the system gives none.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    built.map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))
 }
 
 /// What every command does once its configuration stands.

@@ -9,6 +9,7 @@ pub mod agent_status;
 pub mod pg_activity;
 pub mod pg_locks;
 pub mod pg_statements;
+pub mod schedule;
 pub mod system_metrics;
 
 use std::{fmt, future::Future, ops::RangeInclusive, pin::Pin, sync::Arc, time::Duration};
@@ -43,6 +44,8 @@ pub trait Collector: Send + Sized + 'static {
     const VERSION: u32 = 1;
     /// How often it looks where nothing else is configured.
     const INTERVAL: Duration = Duration::from_secs(60);
+    /// What goes first when the spool is full: the lowest.
+    const IMPORTANCE: u8 = 2;
     /// Whether it can be turned off.
     const OPTIONAL: bool = true;
     /// Its own keys, beside `enabled` and `interval`.
@@ -88,7 +91,7 @@ pub enum CollectError {
     #[error("{0}")]
     Absent(String),
     /// The server could not answer.
-    #[error("PostgreSQL did not answer")]
+    #[error(transparent)]
     Postgres(#[from] postgres::Error),
     /// The host could not be read.
     #[error("cannot read {what}")]
@@ -109,13 +112,20 @@ pub struct Entry {
     pub name: &'static str,
     /// Its schema version.
     pub version: u32,
+    importance: u8,
     read: fn(&mut Reader) -> Plan,
     schema: fn(SchemaGenerator) -> Schema,
 }
 
 impl Entry {
     const fn of<C: Collector>() -> Self {
-        Self { name: C::NAME, version: C::VERSION, read: Plan::read::<C>, schema: schema::<C> }
+        Self {
+            name: C::NAME,
+            version: C::VERSION,
+            importance: C::IMPORTANCE,
+            read: Plan::read::<C>,
+            schema: schema::<C>,
+        }
     }
 
     /// The JSON Schema of this collector's message, descriptions and units included.
@@ -143,6 +153,13 @@ impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+/// All collectors, the least important first: whose messages go when the spool is full.
+pub fn by_importance() -> Vec<&'static str> {
+    let mut entries: Vec<&Entry> = ALL.iter().collect();
+    entries.sort_by_key(|entry| entry.importance);
+    entries.into_iter().map(|entry| entry.name).collect()
 }
 
 fn schema<C: Collector>(generator: SchemaGenerator) -> Schema {

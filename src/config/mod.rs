@@ -18,7 +18,7 @@ use std::{
 };
 
 use crate::{
-    backoff, collectors, postgres,
+    amqp, backoff, collectors, intake, postgres,
     settings::{Choice, Known, Mistake, Reader, Section, Values},
     spool, text,
 };
@@ -38,6 +38,10 @@ pub struct Config {
     pub agent: Agent,
     /// The server that it sits beside.
     pub postgres: postgres::Config,
+    /// The broker.
+    pub amqp: amqp::Config,
+    /// What travels together, and how.
+    pub publisher: intake::Config,
     /// How long it waits before it tries again.
     pub retry: backoff::Config,
     /// Where it keeps what is not confirmed.
@@ -54,9 +58,16 @@ pub struct Config {
 
 impl Section for Config {
     fn read(reader: &mut Reader) -> Self {
+        let agent: Agent = reader.section("agent");
+        let amqp: amqp::Config = reader.section("amqp");
+        if let Err(must_be) = amqp.routing_key.fill(&agent.name, &agent.labels) {
+            reader.table("amqp", |reader| reader.mistake("routing_key", &must_be));
+        }
         Self {
-            agent: reader.section("agent"),
+            agent,
             postgres: reader.section("postgres"),
+            amqp,
+            publisher: reader.section("publisher"),
             retry: reader.section("retry"),
             spool: reader.section("spool"),
             collectors: reader.section("collectors"),

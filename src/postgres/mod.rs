@@ -1,22 +1,132 @@
-//! The server that the agent sits beside.
+//! The server that the agent sits beside: how to reach it, how to ask it, and how never to hurt it.
+//!
+//! [`Database`] is a handle to all of it. A collector opens a [`Session`] for one look, learns from it which server
+//! this is, and runs its statements on it:
+//!
+//! ```ignore
+//! let mut session = context.postgres.session("pg_locks").await?;
+//! for row in session.query("pg_locks.waiters", WAITERS, &[Param::Int(limit)]).await? {
+//!     let pid: i32 = row.get("pid")?;
+//! }
+//! let server = session.identity().server(session.identity().stats_epoch());
+//! ```
+//!
+//! Each statement has the server's `statement_timeout`, a deadline on our side beside it, and its name in a comment.
+//! Nothing outside this folder knows the driver. What a connection string means is `conninfo`'s work, which is pure.
 
-use crate::settings::{Reader, Section};
+pub mod conninfo;
+mod dial;
+mod error;
+mod identity;
+mod pool;
+mod session;
+mod tls;
+mod value;
+
+use std::{ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
+
+use crate::{
+    backoff,
+    secret::SecretUrl,
+    settings::{Reader, Section},
+};
+use conninfo::{Conninfo, Environment};
+use pool::Shared;
+
+pub use dial::APPLICATION_NAME;
+pub use error::Error;
+pub use identity::Identity;
+pub use session::Session;
+pub use value::{Cell, Column, Param, Row};
+
+/// Below, no catalog could be read; above, a statement that hurts is not ended in time.
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
 
 /// The `[postgres]` table.
 #[derive(Debug, Clone)]
-pub struct Config {}
+pub struct Config {
+    /// Where to connect, as whom and how.
+    pub conninfo: Conninfo,
+    /// Read at each connection; it wins over any other password.
+    pub password_file: Option<PathBuf>,
+    /// Connections at the most, ever.
+    pub pool_size: u64,
+    /// On the server, for each statement.
+    pub statement_timeout: Duration,
+}
 
 impl Section for Config {
-    fn read(_reader: &mut Reader) -> Self {
-        Self {}
+    fn read(reader: &mut Reader) -> Self {
+        Self::read_in(reader, &Environment::of_process())
     }
 }
 
-/// Why the server could not answer.
-#[derive(Debug, thiserror::Error)]
-#[error("not built yet")]
-pub struct Error;
+impl Config {
+    fn read_in(reader: &mut Reader, environment: &Environment) -> Self {
+        let resolve = |url: &SecretUrl| conninfo::resolve(url.expose(), environment);
+        let url: Option<SecretUrl> = reader.optional_checked(
+            "url",
+            "Connection URI or key=value string with libpq's meaning. Left out: the PG* variables, else the local \
+             socket. application_name is always postgres-agent, and the agent's own limits win over options.",
+            |url| resolve(url).map(drop),
+        );
+        // After a mistake nothing is started: what stands here then is only a stand-in.
+        let conninfo = resolve(&url.unwrap_or_default()).unwrap_or_else(|problem| {
+            reader.mistake("url", &problem);
+            Conninfo::stand_in()
+        });
+        Self {
+            conninfo,
+            password_file: reader.optional(
+                "password_file",
+                "Read at each connection, so that a rotated secret is picked up. One trailing newline is dropped. It \
+                 wins over a password in the URL.",
+            ),
+            pool_size: reader.key_in("pool_size", 2, 1..=32, "Connections at the most, ever."),
+            statement_timeout: reader.key_in(
+                "statement_timeout",
+                Duration::from_secs(5),
+                TIMEOUTS,
+                "The longest that a statement may run on the server.",
+            ),
+        }
+    }
+}
 
-/// The server, through at most `pool_size` connections.
+/// The server, through at most `pool_size` connections. Cheap to clone; all clones share them.
 #[derive(Debug, Clone)]
-pub struct Database {}
+pub struct Database(Arc<Shared>);
+
+impl Database {
+    /// Connects to nothing yet: the first session does.
+    ///
+    /// # Errors
+    /// If the pool cannot be made, which would be a mistake in this crate.
+    pub fn new(config: &Config, retry: &backoff::Config) -> Result<Self, Error> {
+        Ok(Self(Arc::new(Shared::new(config, retry)?)))
+    }
+
+    /// A connection for one look of `owner`, whose time on the database is counted.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] or [`Error::Refused`]: at once and with the last reason, until it is time to try
+    /// again. [`Error::Busy`] if no connection was free in time. Others if the server cannot tell who it is.
+    pub async fn session(&self, owner: &'static str) -> Result<Session, Error> {
+        Session::open(self.0.clone(), owner).await
+    }
+
+    /// How long the database was busy for `owner` so far, as the agent saw it: failed and cut short looks too.
+    pub fn spent(&self, owner: &str) -> Duration {
+        self.0.spent(owner)
+    }
+
+    /// Why the database cannot be reached; `None` if the last dial was answered, or if there was none yet.
+    pub fn away(&self) -> Option<Error> {
+        self.0.away()
+    }
+
+    /// Connections that are open or being made.
+    pub fn connections(&self) -> usize {
+        self.0.connections()
+    }
+}

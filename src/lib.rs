@@ -17,19 +17,20 @@
 //! | floor | modules | what it knows |
 //! |---|---|---|
 //! | edge | `main`, [`cli`] | people, exit statuses, stdout; one file for each command |
+//! | assembly | [`agent`] | who is wired to whom, and in which order things stop; the only place that spawns tasks |
 //! | sum | [`config`] | files, environment, origins; the sections are declared beside the code that reads them |
-//! | work | [`collectors`] | the job; no doors between its modules, only channels and handles |
-//! | ground | [`postgres`], [`spool`] | one outside thing each: the server, the disk, the broker |
+//! | work | [`collectors`], [`intake`], [`publisher`] | the job; no doors between its modules, only channels and handles |
+//! | ground | [`postgres`], [`spool`], [`amqp`], [`batch`] | one outside thing each (the server, the disk, the broker), or none |
 //! | words | [`event`], [`text`] | what is said: events, messages and their encoding; what may leave of a query's text |
 //! | base | [`backoff`], [`health`], [`secret`] | waiting, the state of all parts, what is never printed |
 //! | keys | [`settings`] | how a part declares its configuration |
 //! | units | [`units`] | durations, sizes and times as people and the wire write them |
 //!
 //! # What is absent
-//! - No SQL outside `collectors/*.sql` and [`postgres`]; no AMQP library outside `amqp`, no PostgreSQL library outside
+//! - No SQL outside `collectors/*.sql` and [`postgres`]; no AMQP library outside [`amqp`], no PostgreSQL library outside
 //!   [`postgres`].
 //! - Nothing but [`spool`] writes to the disk.
-//! - Only `agent` spawns tasks (and the two links, whose connections need a driver), so that none dies unseen.
+//! - Only [`agent`] spawns tasks (and the two links, whose connections need a driver), so that none dies unseen.
 //! - Every channel and queue has a bound.
 //! - What decides (batches, window, delivery, eviction) has no clock, no file and no socket: tests drive it.
 //! - No `unwrap`, `expect`, `panic!` or indexing outside tests, and no `unsafe` at all.

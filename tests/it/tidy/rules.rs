@@ -143,7 +143,8 @@ const ABSENCES: &[Absence] = &[
     Absence {
         complaint: "a command ends by returning, never by exit(), which runs no destructor",
         found: |path| matches!(path, [.., "process", "exit" | "abort"]),
-        allowed: &[],
+        // A second signal stops at once.
+        allowed: &["cli/run.rs"],
     },
 ];
 
@@ -183,11 +184,10 @@ pub(super) fn lengths(sources: &[Source]) -> Vec<String> {
     long.map(|(source, (line, name, lines))| format!("{}:{line}: {name} has {lines} lines", source.path)).collect()
 }
 
-/// Words that fit anything and so say nothing.
-const BANNED: &[&str] = &[
-    "manager", "handler", "helper", "helpers", "util", "utils", "common", "misc", "data", "info", "process", "do",
-    "my", "new2", "inner",
-];
+/// Words that fit anything and so say nothing. (A process is a thing here, with a pid; `inner` is what a wrapper
+/// calls what it wraps, as in std.)
+const BANNED: &[&str] =
+    &["manager", "handler", "helper", "helpers", "util", "utils", "common", "misc", "data", "info", "do", "my", "new2"];
 
 /// Names of modules, types and functions use none of them.
 pub(super) fn names(sources: &[Source]) -> Vec<String> {

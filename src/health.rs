@@ -48,7 +48,7 @@ pub struct CollectorStatus {
 }
 
 /// What became of what was published.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Delivery {
     /// Messages handed to the broker, repeated ones counted each time.
     pub published: u64,
@@ -60,6 +60,8 @@ pub struct Delivery {
     pub nacked: u64,
     /// Connections to the broker after the first one.
     pub reconnects: u64,
+    /// Why messages do not get through now, and what mends it; nil if they do.
+    pub trouble: Option<String>,
 }
 
 /// The state of all parts.
@@ -100,7 +102,7 @@ impl Health {
     /// All collectors and the counters of delivery, as they are now.
     pub fn snapshot(&self) -> (BTreeMap<String, CollectorStatus>, Delivery) {
         let parts = self.parts();
-        (parts.collectors.clone(), parts.delivery)
+        (parts.collectors.clone(), parts.delivery.clone())
     }
 
     fn parts(&self) -> MutexGuard<'_, Parts> {

@@ -16,6 +16,15 @@ impl Secret {
         Self(SecretString::from(text.into()))
     }
 
+    /// Reads a secret from a file; one trailing newline is dropped.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub fn from_file(path: &std::path::Path) -> std::io::Result<Self> {
+        let text = std::fs::read_to_string(path)?;
+        Ok(Self::new(text.strip_suffix('\n').unwrap_or(&text)))
+    }
+
     /// The text itself, for the one call that needs it.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
@@ -51,6 +60,7 @@ impl SecretUrl {
 }
 
 impl Value for SecretUrl {
+    const SECRET: bool = true;
     fn allowed() -> String {
         "a text".into()
     }
@@ -62,6 +72,9 @@ impl Value for SecretUrl {
     }
     fn show(&self) -> String {
         self.masked().show()
+    }
+    fn write(&self) -> String {
+        self.expose().to_owned().show()
     }
 }
 

@@ -33,6 +33,7 @@ pub struct Status;
 
 impl Collector for Status {
     const NAME: &'static str = "agent_status";
+    const IMPORTANCE: u8 = 5;
     const INTERVAL: Duration = Duration::from_secs(30);
     const OPTIONAL: bool = false;
     type Config = Config;

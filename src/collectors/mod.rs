@@ -10,6 +10,7 @@ pub mod correlation;
 pub mod pg_activity;
 pub mod pg_locks;
 pub mod pg_statements;
+pub mod schedule;
 pub mod sight;
 pub mod system_metrics;
 
@@ -45,6 +46,8 @@ pub trait Collector: Send + Sized + 'static {
     const VERSION: u32 = 1;
     /// How often it looks where nothing else is configured.
     const INTERVAL: Duration = Duration::from_secs(60);
+    /// What goes first when the spool is full: the lowest.
+    const IMPORTANCE: u8 = 2;
     /// Whether it can be turned off.
     const OPTIONAL: bool = true;
     /// Its own keys, beside `enabled` and `interval`.
@@ -111,13 +114,20 @@ pub struct Entry {
     pub name: &'static str,
     /// Its schema version.
     pub version: u32,
+    importance: u8,
     read: fn(&mut Reader) -> Plan,
     schema: fn(SchemaGenerator) -> Schema,
 }
 
 impl Entry {
     const fn of<C: Collector>() -> Self {
-        Self { name: C::NAME, version: C::VERSION, read: Plan::read::<C>, schema: schema::<C> }
+        Self {
+            name: C::NAME,
+            version: C::VERSION,
+            importance: C::IMPORTANCE,
+            read: Plan::read::<C>,
+            schema: schema::<C>,
+        }
     }
 
     /// The JSON Schema of this collector's message, descriptions and units included.
@@ -130,6 +140,13 @@ impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+/// All collectors, the least important first: whose messages go when the spool is full.
+pub fn by_importance() -> Vec<&'static str> {
+    let mut entries: Vec<&Entry> = ALL.iter().collect();
+    entries.sort_by_key(|entry| entry.importance);
+    entries.into_iter().map(|entry| entry.name).collect()
 }
 
 fn schema<C: Collector>(generator: SchemaGenerator) -> Schema {

@@ -142,6 +142,7 @@ pub struct PgActivity {
 
 impl Collector for PgActivity {
     const NAME: &'static str = "pg_activity";
+    const IMPORTANCE: u8 = 3;
     type Config = Config;
     type Data = Vec<Row>;
     type Summary = Summary;

@@ -34,6 +34,7 @@ pub struct PgStatements {
 
 impl Collector for PgStatements {
     const NAME: &'static str = "pg_statements";
+    const IMPORTANCE: u8 = 1;
     type Config = Config;
     type Data = Vec<Row>;
     type Summary = NoSummary;

@@ -7,6 +7,7 @@
 //! A message is then put together from encoded events without decoding them again: the same bytes as encoding
 //! a [`Message`] whole, which a test holds.
 
+pub mod batch;
 pub mod status;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -112,10 +113,16 @@ impl<R: Serialize + Send> Body for Vec<R> {
     }
 }
 
-/// A value that has no MessagePack form: a mistake in a collector, never in the data.
+/// A body that cannot be made: a mistake in the agent, never in the data.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot encode as MessagePack")]
-pub struct EncodeError(#[from] rmp_serde::encode::Error);
+pub enum EncodeError {
+    /// A value has no MessagePack form.
+    #[error("cannot encode as MessagePack")]
+    MessagePack(#[from] rmp_serde::encode::Error),
+    /// The body cannot be compressed.
+    #[error("cannot compress")]
+    Compress(#[source] std::io::Error),
+}
 
 /// Encodes one value as the wire wants it: maps with string keys, UUIDs and addresses as strings.
 ///

@@ -14,6 +14,9 @@ use crate::{
     units::Time,
 };
 
+/// The collector of statuses.
+pub const COLLECTOR: &str = "agent_status";
+
 /// Why this status was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

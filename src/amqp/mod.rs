@@ -1,0 +1,12 @@
+//! The broker: lapin as a wire, nothing more.
+//!
+//! lapin's own recovery stays off, its timeouts do not exist, and what it says of a returned message is that *some* message
+//! was returned: so every step has a time limit here, every message is known by its `message_id`, and the socket is ours, so
+//! that it can be shut down under lapin whatever it waits for. Deciding what to publish and what is settled is `publisher`'s work.
+
+mod config;
+pub mod consumer;
+mod wire;
+
+pub use config::{Config, RoutingKey, Unroutable};
+pub use wire::{Channel, Confirm, Confirmed, Connection, Error, Signal, Signals};

@@ -1,0 +1,381 @@
+//! Connections and channels that publish with confirms.
+
+use std::{
+    future::Future,
+    net::{Shutdown, TcpStream as StdTcpStream},
+    pin::{Pin, pin},
+    sync::{Mutex, PoisonError},
+    task::Poll,
+    time::Duration,
+};
+
+use async_compat::CompatExt;
+use futures_util::{Stream, StreamExt};
+use lapin::{
+    BasicProperties, Confirmation, ConnectionProperties, ErrorKind, ExchangeKind,
+    message::BasicReturnMessage,
+    options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions},
+    protocol::AMQPErrorKind,
+    runtime::default_runtime,
+    tcp::AsyncTcpStream,
+    types::{AMQPValue, FieldTable},
+    uri::AMQPUri,
+};
+use tokio::{net::TcpStream, time::timeout};
+
+use super::Config;
+use crate::event::batch::Batch;
+
+/// How long connecting may take, the handshakes included, and how long each step on a connection that stands.
+const CONNECT: Duration = Duration::from_secs(10);
+const STEP: Duration = Duration::from_secs(10);
+/// How long an orderly close may take before the socket is shut down.
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// What went wrong with the broker.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something took too long.
+    #[error("the broker at {node} did not finish {what} within {} s", limit.as_secs())]
+    Timeout {
+        /// Host and port.
+        node: String,
+        /// What it was to do.
+        what: &'static str,
+        /// The limit.
+        limit: Duration,
+    },
+    /// No TCP connection.
+    #[error("cannot connect to the broker at {node}")]
+    Connect {
+        /// Host and port.
+        node: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The broker refused the login or the vhost.
+    #[error("the broker at {node} refused user {user:?} on vhost {vhost:?}: {reason}")]
+    Refused {
+        /// Host and port.
+        node: String,
+        /// The user.
+        user: String,
+        /// The virtual host.
+        vhost: String,
+        /// The broker's words.
+        reason: String,
+    },
+    /// The broker closed a channel: that channel's collector alone is concerned.
+    #[error("the broker closed the channel: {code} {reason}")]
+    Channel {
+        /// AMQP's reply code, such as 404.
+        code: u16,
+        /// The broker's words.
+        reason: String,
+    },
+    /// The connection is over.
+    #[error("the connection to the broker ended: {reason}")]
+    Connection {
+        /// The broker's words, or the socket's.
+        reason: String,
+    },
+    /// The configuration cannot be used as it is now.
+    #[error("{0}")]
+    Config(String),
+}
+
+impl Error {
+    /// Whether the whole connection is concerned, not one channel.
+    pub fn ends_connection(&self) -> bool {
+        !matches!(self, Self::Channel { .. })
+    }
+
+    /// The reply code with which the broker closed a channel.
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            Self::Channel { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+
+    pub(super) fn from_lapin(error: &lapin::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ProtocolError(error) if matches!(error.kind(), AMQPErrorKind::Soft(_)) => {
+                Self::Channel { code: error.get_id(), reason: error.get_message().to_string() }
+            }
+            ErrorKind::ProtocolError(error) => {
+                Self::Connection { reason: format!("{} {}", error.get_id(), error.get_message()) }
+            }
+            ErrorKind::MissingHeartbeatError => Self::Connection { reason: "no heartbeat from the broker".into() },
+            ErrorKind::IOError(error) => Self::Connection { reason: error.to_string() },
+            ErrorKind::InvalidChannelState(..) => Self::Channel { code: 0, reason: "the channel is closed".into() },
+            ErrorKind::InvalidConnectionState(_) => Self::Connection { reason: "it is closed".into() },
+            // Never lapin's own words for the rest: some of them hold URIs and message bodies.
+            _ => Self::Connection { reason: "the client library gave up".into() },
+        }
+    }
+}
+
+/// A connection to the broker with its topology checked.
+pub struct Connection {
+    inner: lapin::Connection,
+    node: String,
+    /// The same socket again, to shut it down whatever lapin waits for.
+    socket: StdTcpStream,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // lapin's own Debug holds the password.
+        f.debug_struct("Connection").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// What the broker says about the whole connection.
+#[derive(Debug)]
+pub enum Signal {
+    /// It takes nothing for now, and why.
+    Blocked(String),
+    /// It takes messages again.
+    Unblocked,
+    /// The connection is over.
+    Lost(Error),
+}
+
+/// Signals of a connection as they come.
+pub type Signals = Pin<Box<dyn Stream<Item = Signal> + Send>>;
+
+impl Connection {
+    /// Connects to node number `attempt` in turn and sees to it that the exchange is there.
+    ///
+    /// # Errors
+    /// Why not. Nothing is left behind: no socket, no thread.
+    pub async fn open(config: &Config, attempt: usize) -> Result<Self, Error> {
+        let connection = Self::login(config, attempt).await?;
+        match connection.see_exchange(config).await {
+            Ok(()) => Ok(connection),
+            Err(error) => {
+                connection.kill();
+                Err(error)
+            }
+        }
+    }
+
+    /// Connects and logs in to node number `attempt` in turn.
+    ///
+    /// # Errors
+    /// Why not. Nothing is left behind: no socket, no thread.
+    pub async fn login(config: &Config, attempt: usize) -> Result<Self, Error> {
+        let uri = config.node(attempt).map_err(Error::Config)?;
+        let node = format!("{}:{}", uri.authority.host, uri.authority.port);
+        let connect = |source| Error::Connect { node: node.clone(), source };
+        let limit = |what, limit| Error::Timeout { node: node.clone(), what, limit };
+        let stream = timeout(CONNECT, TcpStream::connect((uri.authority.host.as_str(), uri.authority.port)));
+        let stream = stream.await.map_err(|_| limit("connecting", CONNECT))?.map_err(connect)?;
+        stream.set_nodelay(true).map_err(connect)?;
+        let stream = stream.into_std().map_err(connect)?;
+        let socket = stream.try_clone().map_err(connect)?;
+        let stream = TcpStream::from_std(stream).map_err(connect)?;
+        let refused = |error: &lapin::Error| match Error::from_lapin(error) {
+            Error::Connection { reason } | Error::Channel { reason, .. } => Error::Refused {
+                node: node.clone(),
+                user: uri.authority.userinfo.username.clone(),
+                vhost: uri.vhost.clone(),
+                reason,
+            },
+            other => other,
+        };
+        match timeout(CONNECT, handshake(uri.clone(), stream)).await {
+            Ok(Ok(inner)) => Ok(Self { inner, node, socket }),
+            Ok(Err(error)) => {
+                let _already_closed = socket.shutdown(Shutdown::Both);
+                Err(refused(&error))
+            }
+            Err(_) => {
+                // lapin's thread waits for the socket for ever: without it, it ends.
+                let _already_closed = socket.shutdown(Shutdown::Both);
+                Err(limit("the handshake", CONNECT))
+            }
+        }
+    }
+
+    /// Declares the exchange, or sees whether it is there, on a channel of its own: a refusal closes it.
+    ///
+    /// # Errors
+    /// The broker's refusal, with what mends it.
+    pub async fn see_exchange(&self, config: &Config) -> Result<(), Error> {
+        let options = ExchangeDeclareOptions { passive: !config.declare, durable: true, ..Default::default() };
+        let declare = async {
+            let channel = self.inner.create_channel().await?;
+            let name = config.exchange.as_str().into();
+            channel.exchange_declare(name, ExchangeKind::Topic, options, FieldTable::default()).await?;
+            channel.close(200, "done".into()).await
+        };
+        let result = self.limited("declaring the exchange", declare).await;
+        result.map_err(|error| match error {
+            Error::Channel { code: 404, .. } => Error::Config(format!(
+                "exchange {:?} does not exist: declare it as a durable topic exchange, or set amqp.declare = true",
+                config.exchange
+            )),
+            Error::Channel { code, reason } => {
+                Error::Config(format!("exchange {:?} cannot be used: {code} {reason}", config.exchange))
+            }
+            other => other,
+        })
+    }
+
+    /// Opens a channel with publisher confirms.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn channel(&self) -> Result<Channel, Error> {
+        let open = async {
+            let channel = self.inner.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            Ok(Channel { inner: channel })
+        };
+        self.limited("opening a channel", open).await
+    }
+
+    /// What the broker says about the whole connection, from now on.
+    pub fn signals(&self) -> Signals {
+        let events = self.inner.events_listener().filter_map(|event| async {
+            match event {
+                lapin::Event::ConnectionBlocked(reason) => Some(Signal::Blocked(reason)),
+                lapin::Event::ConnectionUnblocked => Some(Signal::Unblocked),
+                lapin::Event::Error(error) => {
+                    Some(Error::from_lapin(&error)).filter(Error::ends_connection).map(Signal::Lost)
+                }
+                _ => None,
+            }
+        });
+        Box::pin(events)
+    }
+
+    /// Host and port of the node.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The lapin connection, for consuming.
+    pub(super) fn inner(&self) -> &lapin::Connection {
+        &self.inner
+    }
+
+    /// Closes in order, and by force where that takes too long (a blocked broker reads nothing).
+    pub async fn close(self) {
+        let close = self.inner.close(200, "goodbye".into());
+        if !matches!(timeout(CLOSE, close).await, Ok(Ok(()))) {
+            self.kill();
+        }
+    }
+
+    /// Shuts the socket down: everything that waits on this connection ends.
+    pub fn kill(&self) {
+        let _already_closed = self.socket.shutdown(Shutdown::Both);
+    }
+
+    pub(super) async fn limited<T>(
+        &self,
+        what: &'static str,
+        step: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, Error> {
+        match timeout(STEP, step).await {
+            Ok(result) => result.map_err(|error| Error::from_lapin(&error)),
+            Err(_) => Err(Error::Timeout { node: self.node.clone(), what, limit: STEP }),
+        }
+    }
+}
+
+async fn handshake(uri: AMQPUri, stream: TcpStream) -> lapin::Result<lapin::Connection> {
+    let stream = Mutex::new(Some(stream.compat()));
+    let properties = ConnectionProperties::default().with_connection_name("postgres-agent".into());
+    let take = async move |_, _| {
+        // Asked once: lapin's own retries are off.
+        let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        stream.map(AsyncTcpStream::Plain).ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected).into())
+    };
+    lapin::Connection::connector(uri, default_runtime()?, take, properties).await
+}
+
+/// A channel with publisher confirms.
+#[derive(Clone)]
+pub struct Channel {
+    inner: lapin::Channel,
+}
+
+impl std::fmt::Debug for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Channel").field("id", &self.inner.id()).finish_non_exhaustive()
+    }
+}
+
+/// What the broker said to one message, and the id of a message that it returned meanwhile: not always the same one.
+#[derive(Debug)]
+pub struct Confirmed {
+    /// Whether it took it.
+    pub ack: bool,
+    /// A message that no queue wanted.
+    pub returned: Option<String>,
+}
+
+/// The broker's word on a message, when it comes.
+pub type Confirm = Pin<Box<dyn Future<Output = Result<Confirmed, Error>> + Send>>;
+
+impl Channel {
+    /// Publishes a message. It has its place among this channel's messages when this returns; the confirm comes later.
+    pub fn publish(&self, exchange: &str, routing_key: &str, batch: &Batch, replayed: bool) -> Confirm {
+        let (channel, properties) = (self.inner.clone(), properties(batch, replayed));
+        let (exchange, routing_key, body) = (exchange.to_owned(), routing_key.to_owned(), batch.body.clone());
+        let mut confirm: Confirm = Box::pin(async move {
+            let options = BasicPublishOptions { mandatory: true, immediate: false };
+            let published =
+                channel.basic_publish(exchange.into(), routing_key.into(), options, &body, properties).await;
+            let confirm = published.map_err(|error| Error::from_lapin(&error))?;
+            match confirm.await.map_err(|error| Error::from_lapin(&error))? {
+                Confirmation::Ack(returned) => {
+                    Ok(Confirmed { ack: true, returned: returned.as_ref().and_then(message_id) })
+                }
+                Confirmation::Nack(returned) => {
+                    Ok(Confirmed { ack: false, returned: returned.as_ref().and_then(message_id) })
+                }
+                Confirmation::NotRequested => Err(Error::Connection { reason: "the channel does not confirm".into() }),
+            }
+        });
+        // lapin gives a message its tag and queues its frames when it is first polled: so the order is the order of calls.
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match pin!(&mut confirm).as_mut().poll(&mut context) {
+            Poll::Ready(result) => Box::pin(std::future::ready(result)),
+            Poll::Pending => confirm,
+        }
+    }
+
+    /// Closes the channel, without waiting long: what is in flight on it comes back as an error.
+    pub async fn close(self) {
+        let _closed_or_given_up = timeout(CLOSE, self.inner.close(200, "begun anew".into())).await;
+    }
+}
+
+fn message_id(returned: &BasicReturnMessage) -> Option<String> {
+    returned.delivery.properties.message_id().as_ref().map(ToString::to_string)
+}
+
+fn properties(batch: &Batch, replayed: bool) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    let text = |text: String| AMQPValue::LongString(text.into());
+    headers.insert("agent_id".into(), text(batch.agent.to_string()));
+    headers.insert("run_id".into(), text(batch.run_id.to_string()));
+    headers.insert("collector".into(), text(batch.collector.to_string()));
+    headers.insert("seq".into(), AMQPValue::LongLongInt(i64::try_from(batch.seq).unwrap_or(i64::MAX)));
+    headers.insert("events".into(), AMQPValue::LongInt(i32::try_from(batch.events).unwrap_or(i32::MAX)));
+    headers.insert("replayed".into(), AMQPValue::Boolean(replayed));
+    let properties = BasicProperties::default()
+        .with_content_type("application/vnd.msgpack".into())
+        .with_delivery_mode(2)
+        .with_message_id(batch.message_id().into())
+        .with_app_id("postgres-agent".into())
+        .with_type(format!("{}/{}", batch.collector, batch.version).into())
+        .with_timestamp(batch.time.seconds())
+        .with_headers(headers);
+    if batch.zstd { properties.with_content_encoding("zstd".into()) } else { properties }
+}

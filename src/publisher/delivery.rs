@@ -1,0 +1,377 @@
+//! Delivery: what is in flight, and what an answer of the broker settles. Pure: no clock, no socket.
+//!
+//! Each log has a channel of its own, and its messages are answered in any order, several at once, or never. Two rules
+//! keep an unroutable message from being taken for a delivered one: a return is matched by its `message_id`, not by the
+//! confirm that brought it; and only the contiguous run of answered messages from the oldest on is settled, because the
+//! library may hand a return to any confirm that is answered later than it came.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::spool::{Id, Taken};
+
+/// Which way a message came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// From memory, for the first time.
+    Fresh,
+    /// It came back, or waited on disk.
+    Waiting,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Confirmed and not returned.
+    Delivered,
+    /// No queue wanted it.
+    Returned,
+    /// The broker refused it.
+    Refused,
+}
+
+/// A message whose fate is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// The message.
+    pub id: Id,
+    /// Events in it.
+    pub events: u32,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// Whose confirms take too long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Overdue {
+    /// One log's, while the others' come, or while nobody else waits for any.
+    Log(Arc<str>),
+    /// Everybody's: the broker confirms nothing at all.
+    Everything,
+}
+
+#[derive(Debug)]
+struct Flight {
+    id: Id,
+    message_id: String,
+    events: u32,
+    bytes: usize,
+    lane: Lane,
+    sent: Instant,
+    ack: Option<bool>,
+}
+
+#[derive(Debug, Default)]
+struct Track {
+    /// In the order of their tags, without a hole.
+    flights: VecDeque<Flight>,
+    /// The tag of the first of `flights`, less one.
+    settled: u64,
+    bytes: usize,
+    returned: BTreeSet<String>,
+    confirmed: Option<Instant>,
+    /// One message at a time, until one is delivered.
+    gentle: bool,
+}
+
+/// Everything in flight.
+#[derive(Debug)]
+pub struct Deliveries {
+    window: usize,
+    window_bytes: usize,
+    tracks: BTreeMap<Arc<str>, Track>,
+    last: Option<Lane>,
+}
+
+impl Deliveries {
+    /// Nothing in flight; at most so many messages and bytes will be.
+    pub fn new(window: usize, window_bytes: usize) -> Self {
+        Self { window, window_bytes, tracks: BTreeMap::new(), last: None }
+    }
+
+    fn track(&mut self, log: &Arc<str>) -> &mut Track {
+        self.tracks.entry(Arc::clone(log)).or_default()
+    }
+
+    /// Messages in flight.
+    pub fn count(&self) -> usize {
+        self.tracks.values().map(|track| track.flights.len()).sum()
+    }
+
+    fn bytes(&self) -> usize {
+        self.tracks.values().map(|track| track.bytes).sum()
+    }
+
+    /// Whether a message of so many bytes fits. One log takes at most half of the window, so that one whose queue never
+    /// confirms leaves the other half to the others; one message always fits.
+    pub fn fits(&self, log: &Arc<str>, bytes: usize) -> bool {
+        let (count, total) = self.tracks.get(log).map_or((0, 0), |track| (track.flights.len(), track.bytes));
+        let gentle = self.tracks.get(log).is_some_and(|track| track.gentle);
+        let most = if gentle { 1 } else { (self.window / 2).max(1) };
+        let own = count < most && (count == 0 || total + bytes <= self.window_bytes / 2);
+        let in_flight = self.count();
+        own && in_flight < self.window && (in_flight == 0 || self.bytes() + bytes <= self.window_bytes)
+    }
+
+    /// Which lane is next where both have something: fresh messages, but at least half of the window for what waits.
+    pub fn prefers(&self) -> Lane {
+        let flights = self.tracks.values().flat_map(|track| &track.flights);
+        let fresh = flights.filter(|flight| flight.lane == Lane::Fresh).count();
+        if fresh < self.window / 2 || self.last == Some(Lane::Waiting) { Lane::Fresh } else { Lane::Waiting }
+    }
+
+    /// A message was handed to the log's channel; gives its tag there, from 1.
+    pub fn sent(&mut self, log: &Arc<str>, taken: &Taken, lane: Lane, now: Instant) -> u64 {
+        self.last = Some(lane);
+        let track = self.track(log);
+        let bytes = taken.batch.body.len();
+        track.bytes += bytes;
+        track.flights.push_back(Flight {
+            id: taken.id,
+            message_id: taken.batch.message_id(),
+            events: taken.batch.events,
+            bytes,
+            lane,
+            sent: now,
+            ack: None,
+        });
+        track.settled + track.flights.len() as u64
+    }
+
+    /// The broker answered the message with this tag, and perhaps returned one meanwhile. Gives what is settled by it.
+    pub fn answered(
+        &mut self,
+        log: &Arc<str>,
+        tag: u64,
+        ack: bool,
+        returned: Option<String>,
+        now: Instant,
+    ) -> Vec<Settled> {
+        let track = self.track(log);
+        track.confirmed = Some(now);
+        // An id that is not in flight is one from before the channel was begun anew.
+        if let Some(id) = returned.filter(|id| track.flights.iter().any(|flight| flight.message_id == *id)) {
+            track.returned.insert(id);
+        }
+        let index = tag.checked_sub(track.settled + 1).and_then(|index| usize::try_from(index).ok());
+        if let Some(flight) = index.and_then(|index| track.flights.get_mut(index)) {
+            flight.ack.get_or_insert(ack);
+        }
+        let answered = track.flights.iter().take_while(|flight| flight.ack.is_some()).count();
+        let settled: Vec<Flight> = track.flights.drain(..answered).collect();
+        track.settled += answered as u64;
+        track.bytes -= settled.iter().map(|flight| flight.bytes).sum::<usize>();
+        let outcome = |flight: &Flight, returned: &mut BTreeSet<String>| match flight.ack {
+            _ if returned.remove(&flight.message_id) => Outcome::Returned,
+            Some(true) => Outcome::Delivered,
+            _ => Outcome::Refused,
+        };
+        let settled: Vec<Settled> = settled
+            .into_iter()
+            .map(|flight| Settled {
+                id: flight.id,
+                events: flight.events,
+                outcome: outcome(&flight, &mut track.returned),
+            })
+            .collect();
+        if settled.iter().any(|settled| settled.outcome == Outcome::Delivered) {
+            track.gentle = false;
+        }
+        settled
+    }
+
+    /// The log's channel ended. Gives what was in flight on it, oldest first; the next one goes gently.
+    pub fn end(&mut self, log: &Arc<str>) -> Vec<(Id, u32)> {
+        let track = self.track(log);
+        let flights = std::mem::take(&mut track.flights);
+        *track = Track { gentle: true, confirmed: track.confirmed, ..Track::default() };
+        flights.into_iter().map(|flight| (flight.id, flight.events)).collect()
+    }
+
+    /// From now on one message of this log at a time, until one is delivered.
+    pub fn go_gently(&mut self, log: &Arc<str>) {
+        self.track(log).gentle = true;
+    }
+
+    /// Whether the log goes one message at a time.
+    pub fn is_gentle(&self, log: &Arc<str>) -> bool {
+        self.tracks.get(log).is_some_and(|track| track.gentle)
+    }
+
+    /// Messages of one log in flight.
+    pub fn in_flight(&self, log: &Arc<str>) -> usize {
+        self.tracks.get(log).map_or(0, |track| track.flights.len())
+    }
+
+    /// When the oldest unanswered message was sent.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.unanswered().map(|(_, sent)| sent).min()
+    }
+
+    fn unanswered(&self) -> impl Iterator<Item = (&Arc<str>, Instant)> {
+        self.tracks.iter().filter_map(|(log, track)| Some((log, track.flights.front()?.sent)))
+    }
+
+    /// Time spent blocked does not count: moves everything in flight on by so much.
+    pub fn forgive(&mut self, blocked: Duration) {
+        for flight in self.tracks.values_mut().flat_map(|track| &mut track.flights) {
+            flight.sent += blocked;
+        }
+    }
+
+    /// Whose oldest message waits longer than `limit` for its answer.
+    pub fn overdue(&self, now: Instant, limit: Duration) -> Option<Overdue> {
+        let late = |sent: Instant| now.saturating_duration_since(sent) >= limit;
+        let (log, sent) = self.unanswered().filter(|(_, sent)| late(*sent)).min_by_key(|(_, sent)| *sent)?;
+        let others = || self.tracks.iter().filter(|(name, _)| *name != log);
+        let others_confirm = others().any(|(_, track)| track.confirmed.is_some_and(|at| at >= sent));
+        let others_wait = others().any(|(_, track)| track.flights.front().is_some_and(|flight| late(flight.sent)));
+        Some(if others_wait && !others_confirm { Overdue::Everything } else { Overdue::Log(Arc::clone(log)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{event::batch::Batch, units::Time};
+
+    fn taken(seq: u64, bytes: usize) -> Taken {
+        let batch = Batch {
+            agent: Uuid::nil(),
+            run_id: Uuid::nil(),
+            collector: "log".into(),
+            seq,
+            time: Time(0),
+            events: 1,
+            version: 1,
+            zstd: false,
+            body: vec![0; bytes],
+        };
+        Taken { id: Id { run: 1, seq }, batch: Arc::new(batch), replayed: false }
+    }
+
+    fn message_id(seq: u64) -> String {
+        taken(seq, 0).batch.message_id()
+    }
+
+    struct Rig {
+        deliveries: Deliveries,
+        log: Arc<str>,
+        now: Instant,
+    }
+
+    impl Rig {
+        fn new(sent: u64) -> Self {
+            let mut rig = Self { deliveries: Deliveries::new(256, 1 << 20), log: "log".into(), now: Instant::now() };
+            for seq in 1..=sent {
+                let tag = rig.deliveries.sent(&rig.log, &taken(seq, 10), Lane::Fresh, rig.now);
+                assert_eq!(tag, seq);
+            }
+            rig
+        }
+
+        fn answer(&mut self, tag: u64, ack: bool, returned: Option<u64>) -> Vec<(u64, Outcome)> {
+            let settled = self.deliveries.answered(&self.log, tag, ack, returned.map(message_id), self.now);
+            settled.into_iter().map(|settled| (settled.id.seq, settled.outcome)).collect()
+        }
+    }
+
+    #[test]
+    fn only_what_is_answered_from_the_oldest_on_is_settled() {
+        let mut rig = Rig::new(4);
+        assert_eq!(rig.answer(2, true, None), []);
+        assert_eq!(rig.answer(4, false, None), []);
+        assert_eq!(rig.answer(1, true, None), [(1, Outcome::Delivered), (2, Outcome::Delivered)]);
+        assert_eq!(rig.answer(3, true, None), [(3, Outcome::Delivered), (4, Outcome::Refused)]);
+        assert_eq!(rig.deliveries.count(), 0);
+    }
+
+    #[test]
+    fn a_return_on_another_messages_confirm_is_not_taken_for_a_delivery() {
+        // Measured with RabbitMQ: a `multiple` ack completes confirms in any order, and the return goes with the first one.
+        let mut rig = Rig::new(3);
+        assert_eq!(rig.answer(2, true, None), []);
+        assert_eq!(rig.answer(3, true, Some(2)), []);
+        let want = [(1, Outcome::Delivered), (2, Outcome::Returned), (3, Outcome::Delivered)];
+        assert_eq!(rig.answer(1, true, None), want);
+    }
+
+    #[test]
+    fn answers_twice_for_unknown_tags_and_for_ids_from_before_change_nothing() {
+        let mut rig = Rig::new(2);
+        assert_eq!(rig.answer(7, true, Some(99)), []);
+        assert_eq!(rig.answer(0, true, None), []);
+        assert_eq!(rig.answer(1, true, None), [(1, Outcome::Delivered)]);
+        assert_eq!(rig.answer(1, false, None), []);
+        assert_eq!(rig.answer(2, true, None), [(2, Outcome::Delivered)]);
+    }
+
+    #[test]
+    fn a_channel_that_ended_gives_everything_back_and_begins_again_at_one() {
+        let mut rig = Rig::new(3);
+        assert_eq!(rig.answer(2, true, None), []);
+        let back: Vec<u64> = rig.deliveries.end(&rig.log).into_iter().map(|(id, _)| id.seq).collect();
+        assert_eq!(back, [1, 2, 3]);
+        assert!(rig.deliveries.is_gentle(&rig.log));
+        assert!(rig.deliveries.fits(&rig.log, 10));
+        assert_eq!(rig.deliveries.sent(&rig.log, &taken(1, 10), Lane::Waiting, rig.now), 1);
+        assert!(!rig.deliveries.fits(&rig.log, 10), "one at a time");
+        assert_eq!(rig.answer(1, true, None), [(1, Outcome::Delivered)]);
+        assert!(!rig.deliveries.is_gentle(&rig.log));
+    }
+
+    #[test]
+    fn one_log_takes_half_of_the_window_and_one_message_always_fits() {
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let now = Instant::now();
+        let mut deliveries = Deliveries::new(4, 100);
+        assert!(deliveries.fits(&a, 5000));
+        deliveries.sent(&a, &taken(1, 20), Lane::Fresh, now);
+        assert!(!deliveries.fits(&a, 40), "more than half of the bytes");
+        deliveries.sent(&a, &taken(2, 20), Lane::Fresh, now);
+        assert!(!deliveries.fits(&a, 1), "more than half of the messages");
+        assert!(deliveries.fits(&b, 60));
+        assert!(!deliveries.fits(&b, 61), "more than all bytes");
+    }
+
+    #[test]
+    fn fresh_goes_first_and_what_waits_has_half() {
+        for window in [1, 2, 8] {
+            let log: Arc<str> = "log".into();
+            let mut deliveries = Deliveries::new(window, 1 << 20);
+            let mut lanes = Vec::new();
+            for seq in 1..=8 {
+                let lane = deliveries.prefers();
+                lanes.push(lane);
+                let tag = deliveries.sent(&log, &taken(seq, 1), lane, Instant::now());
+                if deliveries.count() > window / 2 {
+                    deliveries.answered(&log, tag - window as u64 / 2, true, None, Instant::now());
+                }
+            }
+            assert_eq!(lanes[0], if window == 1 { Lane::Waiting } else { Lane::Fresh });
+            assert!(lanes.contains(&Lane::Fresh), "{window}: {lanes:?}");
+        }
+    }
+
+    #[test]
+    fn a_queue_that_never_confirms_is_told_from_a_broker_that_never_does() {
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let (limit, start) = (Duration::from_secs(30), Instant::now());
+        let mut deliveries = Deliveries::new(4, 100);
+        deliveries.sent(&a, &taken(1, 1), Lane::Fresh, start);
+        assert_eq!(deliveries.overdue(start + limit / 2, limit), None);
+        assert_eq!(deliveries.overdue(start + limit, limit), Some(Overdue::Log(a.clone())));
+        deliveries.sent(&b, &taken(1, 1), Lane::Fresh, start);
+        assert_eq!(deliveries.overdue(start + limit, limit), Some(Overdue::Everything));
+        deliveries.answered(&b, 1, true, None, start + limit / 2);
+        deliveries.sent(&b, &taken(2, 1), Lane::Fresh, start);
+        assert_eq!(deliveries.overdue(start + limit, limit), Some(Overdue::Log(a.clone())), "b's confirms come");
+        deliveries.forgive(limit);
+        assert_eq!(deliveries.overdue(start + limit, limit), None, "blocked time does not count");
+    }
+}

@@ -1,0 +1,97 @@
+//! The publisher: takes messages out of the spool, brings them to the broker, and settles what the broker answered.
+//!
+//! One loop a connection: `select` waits and returns an [`Action`], `apply` changes the state without waiting, and `fill`
+//! sends what the window allows. A channel for each log, so that a queue that never confirms, a return or a refusal stops
+//! that log alone. What is decided without a broker stands in [`delivery`].
+
+pub mod delivery;
+mod link;
+pub mod pace;
+
+use std::{sync::Arc, time::Instant};
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::{
+    amqp::{self, Connection, RoutingKey},
+    backoff::{self, Delays},
+    health::Health,
+    spool::{Spool, chain},
+};
+use link::{End, Link};
+
+/// What the publisher is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Publish.
+    Running,
+    /// Nothing new comes: publish what is fresh or in flight until then, and end.
+    Draining(Instant),
+}
+
+/// The publisher of one agent.
+#[derive(Debug)]
+pub struct Publisher {
+    /// The broker.
+    pub config: amqp::Config,
+    /// The routing key, its places filled in but for the collector.
+    pub routing_key: RoutingKey,
+    /// How long to wait between tries.
+    pub retry: backoff::Config,
+    /// Bytes a second at the most for what waited; `None` is unlimited.
+    pub replay_rate: Option<u64>,
+    /// Where the messages are.
+    pub spool: Arc<Spool>,
+    /// The state of all parts.
+    pub health: Arc<Health>,
+}
+
+impl Publisher {
+    /// Publishes until the phase is [`Phase::Draining`] and nothing fresh is left, or its time is over.
+    pub async fn run(self, mut phase: watch::Receiver<Phase>) {
+        let mut delays = Delays::new(&self.retry);
+        let mut attempt = 0;
+        let mut told = None;
+        loop {
+            let opened = tokio::select! {
+                biased;
+                () = draining(&mut phase) => return,
+                opened = Connection::open(&self.config, attempt) => opened,
+            };
+            let reason = match opened {
+                Ok(connection) => {
+                    info!(node = connection.node(), "connected to the broker");
+                    if attempt > 0 {
+                        self.health.delivery(|delivery| delivery.reconnects += 1);
+                    }
+                    told = None;
+                    self.health.delivery(|delivery| delivery.trouble = None);
+                    match Link::new(&self, connection).serve(&mut phase, &mut delays).await {
+                        End::Drained => return,
+                        End::Lost(error) => error,
+                    }
+                }
+                Err(error) => error,
+            };
+            attempt += 1;
+            let reason = chain(&reason);
+            // Said once, not with every try.
+            if told.as_ref() != Some(&reason) {
+                warn!(reason, "no way to the broker; the spool keeps what comes, and it is tried again without end");
+            }
+            self.health.delivery(|delivery| delivery.trouble = Some(reason.clone()));
+            told = Some(reason);
+            tokio::select! {
+                biased;
+                () = draining(&mut phase) => return,
+                () = tokio::time::sleep(delays.next()) => {}
+            }
+        }
+    }
+}
+
+/// Waits until the phase is [`Phase::Draining`], or nobody can say so any more.
+async fn draining(phase: &mut watch::Receiver<Phase>) {
+    let _gone = phase.wait_for(|phase| matches!(phase, Phase::Draining(_))).await;
+}

@@ -1,0 +1,329 @@
+//! The spool: a log on disk for each collector, so that what has a number is delivered or declared.
+//!
+//! ```text
+//! <spool.dir>/lock                  held while an agent runs; its process id
+//!             agent                 the agent's id
+//!             mark                  given, acked, lost, runs: see [`mark`]
+//!             <collector>/<run counter>-<first seq>.seg    records: see [`segment`] and [`record`]
+//! ```
+//!
+//! Every message takes the same way: it is numbered and appended to its log, `given` is written, and only then may it be
+//! published; an ack settles it. When all of a log is settled, its file is cut back to its header: a healthy agent keeps
+//! nothing at rest and causes next to no writes. What is not acked within `spool.sync_after` is synced.
+//!
+//! Order that the promise rests on: record before `given` before publishing; the mark before a cut-back; the mark synced
+//! before a segment is unlinked. So a killed agent finds everything, and after a power cut (another boot id) only what
+//! was younger than `spool.sync_after` can be gone, and is declared.
+//!
+//! A folder that cannot be used, or a disk that is full, does not stop the agent: it goes on from memory, and says so.
+
+mod config;
+pub mod folder;
+pub mod ledger;
+pub mod log;
+pub mod mark;
+pub mod ranges;
+pub mod record;
+pub mod segment;
+mod state;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use tokio::sync::Notify;
+use tracing::{error, warn};
+use uuid::Uuid;
+
+pub use config::{Config, WhenFull};
+pub use folder::{chain, read_agent_id};
+use ledger::TOLD_AT_ONCE;
+use log::Log;
+pub use log::{Id, Taken};
+use state::{State, Unsynced, sync_folder};
+
+use crate::event::{
+    EncodeError,
+    status::{self, Lost, PreviousRun, Reason, SpoolStatus, Waiting},
+};
+
+/// Why the spool cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another agent runs on it.
+    #[error("the spool {} is held by another agent (process {holder})", path.display())]
+    Held {
+        /// The folder.
+        path: PathBuf,
+        /// Its process id, as far as the lock file tells.
+        holder: String,
+    },
+    /// The folder cannot be used.
+    #[error("cannot use {}", path.display())]
+    Folder {
+        /// What of it.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// What of the spool a status tells, at the moment when it was numbered.
+#[derive(Debug)]
+pub struct Told {
+    /// By collector: the last `seq` given out, this status included.
+    pub sent: BTreeMap<String, u64>,
+    /// What the spool holds.
+    pub spool: SpoolStatus,
+    /// All that is numbered and neither acked nor declared.
+    pub waiting: Vec<Waiting>,
+    /// Losses that no confirmed status has told yet.
+    pub lost: Vec<Lost>,
+    /// Earlier runs that no confirmed status has told yet.
+    pub previous_runs: Vec<PreviousRun>,
+}
+
+/// What is to be numbered and kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Draft<'a> {
+    /// Its collector.
+    pub collector: &'a str,
+    /// Events in it.
+    pub events: u32,
+    /// Its schema version.
+    pub version: u16,
+    /// Whether the body is zstd.
+    pub zstd: bool,
+}
+
+/// The spool of one agent, for everyone who needs it.
+#[derive(Debug)]
+pub struct Spool {
+    /// The agent's id.
+    pub agent: Uuid,
+    /// This run's id: new for each start, so that a number is never given twice.
+    pub run_id: Uuid,
+    /// Something was numbered that the publisher may take.
+    pub ready: Notify,
+    /// Something is to be done by [`Spool::keep`].
+    pub duty: Notify,
+    state: Mutex<State>,
+}
+
+impl Spool {
+    /// Opens the spool for a new run. `importance` lists collectors, the least important first.
+    ///
+    /// A folder that cannot be used leaves the agent without a disk, which is told in [`Spool::trouble`].
+    ///
+    /// # Errors
+    /// [`Error::Held`] where another agent runs on it.
+    pub fn open(config: Config, importance: Vec<&'static str>) -> Result<Self, Error> {
+        let run_id = Uuid::now_v7();
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let (opened, trouble) = match folder::open(&config.dir, run_id, &boot) {
+            Ok(opened) => (Some(opened), None),
+            Err(held @ Error::Held { .. }) => return Err(held),
+            Err(error) => (None, Some(chain(&error))),
+        };
+        let mut state = State::new(config, importance, run_id, boot);
+        if let Some(opened) = opened {
+            state.adopt(opened);
+        }
+        if let Some(trouble) = trouble {
+            error!(%trouble, "the spool cannot be used: what is not confirmed is in memory only until it can, and after a restart");
+            state.trouble = Some(trouble);
+        }
+        Ok(Self { agent: state.agent, run_id, ready: Notify::new(), duty: Notify::new(), state: Mutex::new(state) })
+    }
+
+    /// Numbers a message, keeps it, and lets the publisher have it. `encode` makes the body for its `seq`.
+    ///
+    /// # Errors
+    /// What `encode` said; no number was given then.
+    pub fn number(
+        &self,
+        draft: Draft<'_>,
+        encode: impl FnOnce(u64) -> Result<Vec<u8>, EncodeError>,
+    ) -> Result<u64, EncodeError> {
+        let mut state = self.state();
+        let seq = state.next(draft.collector);
+        let body = encode(seq)?;
+        state.append(draft, seq, body);
+        drop(state);
+        self.appended();
+        Ok(seq)
+    }
+
+    /// Numbers a status: as [`Spool::number`], with what it must tell at that moment.
+    ///
+    /// # Errors
+    /// What `encode` said; no number was given then.
+    pub fn number_status(
+        &self,
+        draft: Draft<'_>,
+        encode: impl FnOnce(u64, Told) -> Result<Vec<u8>, EncodeError>,
+    ) -> Result<u64, EncodeError> {
+        let mut state = self.state();
+        let seq = state.next(draft.collector);
+        let mut told = state.told();
+        told.sent.insert(draft.collector.to_owned(), seq);
+        let body = encode(seq, told)?;
+        state.lost.told(seq, TOLD_AT_ONCE);
+        state.previous.told(seq, usize::MAX);
+        state.append(draft, seq, body);
+        drop(state);
+        self.appended();
+        Ok(seq)
+    }
+
+    fn appended(&self) {
+        self.ready.notify_one();
+        self.duty.notify_one();
+    }
+
+    /// The broker is there: so many bytes of each log may wait in memory. `None`: it is gone, and everything comes back.
+    pub fn set_live(&self, bytes: Option<usize>) {
+        let mut state = self.state();
+        state.live = bytes;
+        if bytes.is_none() {
+            state.logs.values_mut().for_each(Log::put_all_back);
+        }
+        state.after_change();
+        drop(state);
+        self.appended();
+    }
+
+    /// Names of all logs.
+    pub fn logs(&self) -> Vec<Arc<str>> {
+        self.state().logs.keys().cloned().collect()
+    }
+
+    /// What a log has for the publisher: bytes of its next fresh message, and whether something waits behind it.
+    pub fn offers(&self, collector: &str) -> (Option<usize>, bool) {
+        self.state().logs.get(collector).map_or((None, false), |log| (log.fresh_len(), log.has_waiting()))
+    }
+
+    /// The next message of a log that was never published.
+    pub fn take_fresh(&self, collector: &str) -> Option<Taken> {
+        self.state().logs.get_mut(collector)?.take_fresh()
+    }
+
+    /// The next message of a log that came back or waited on disk.
+    pub fn take_waiting(&self, collector: &str) -> Option<Taken> {
+        let mut state = self.state();
+        let taken = state.logs.get_mut(collector)?.take_waiting();
+        state.after_change();
+        drop(state);
+        self.duty.notify_one();
+        taken
+    }
+
+    /// The broker confirmed a message and did not return it.
+    pub fn ack(&self, collector: &str, id: Id) {
+        let mut state = self.state();
+        let settled = state.logs.get_mut(collector).map(|log| log.ack(id));
+        if collector == status::COLLECTOR && id.run == state.run {
+            state.status_confirmed(id.seq);
+        }
+        state.settled(collector, settled);
+        drop(state);
+        self.duty.notify_one();
+    }
+
+    /// A message could not be delivered: it is to be read again.
+    pub fn put_back(&self, collector: &str, id: Id) {
+        if let Some(log) = self.state().logs.get_mut(collector) {
+            log.put_back(id);
+        }
+        self.ready.notify_one();
+    }
+
+    /// A message will not be delivered.
+    pub fn lose(&self, collector: &str, id: Id, reason: Reason, events: u32) {
+        let mut state = self.state();
+        let settled = state.logs.get_mut(collector).map(|log| log.lose(id, reason, Some(u64::from(events))));
+        state.settled(collector, settled);
+        drop(state);
+        self.duty.notify_one();
+    }
+
+    /// Whether the broker has no queue for what a log holds: then it is the first to go when space runs out.
+    pub fn set_unwanted(&self, collector: &str, unwanted: bool) {
+        if let Some(log) = self.state().logs.get_mut(collector) {
+            log.unwanted = unwanted;
+        }
+    }
+
+    /// Why the agent runs from memory, if it does.
+    pub fn trouble(&self) -> Option<String> {
+        self.state().trouble.clone()
+    }
+
+    /// What the spool holds.
+    pub fn status(&self) -> SpoolStatus {
+        self.state().status()
+    }
+
+    /// When [`Spool::keep`] has something to do; `None` while there is nothing.
+    pub fn next_duty(&self) -> Option<Instant> {
+        self.state().next_duty()
+    }
+
+    /// Does what is due: syncs what is not acked, writes and syncs the mark, unlinks settled segments, declares what is too
+    /// old. Blocks on the disk, but holds nothing up while it does.
+    pub fn keep(&self) {
+        let now = Instant::now();
+        let due = self.state().due(now);
+        for Unsynced { collector, files } in due.sync {
+            for (file, folder) in files {
+                let synced = file.sync_data().and_then(|()| folder.map_or(Ok(()), |folder| sync_folder(&folder)));
+                if let Err(error) = synced {
+                    self.sync_failed(&collector, &error);
+                }
+            }
+        }
+        if let Some(mark) = due.mark {
+            if let Err(error) = mark.sync_data() {
+                error!(%error, "cannot sync the spool's mark; settled segments are kept until it can be");
+                return;
+            }
+            for segment in due.dead {
+                if let Err(error) = segment.unlink() {
+                    warn!(path = %segment.path().display(), %error, "cannot remove a settled segment");
+                }
+            }
+        }
+    }
+
+    fn sync_failed(&self, collector: &str, error: &io::Error) {
+        error!(collector, %error, "cannot sync the spool; its file is not trusted any more, a new one is begun");
+        let mut state = self.state();
+        // After a failed sync the kernel may take the pages for clean: syncing the same file again would prove nothing.
+        if let Some(log) = state.logs.get_mut(collector) {
+            log.roll();
+        }
+        state.trouble = Some(format!("cannot sync {collector}: {error}"));
+    }
+
+    /// An orderly end: writes and syncs all that is known.
+    pub fn close(&self) {
+        let mark = {
+            let mut state = self.state();
+            state.stopped = true;
+            state.write_mark();
+            state.folder.as_ref().map(|folder| folder.mark.file())
+        };
+        if let Some(Err(error)) = mark.map(|mark| mark.sync_data()) {
+            error!(%error, "cannot sync the spool's mark");
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere does not make what is on disk wrong; every change is whole before the lock is let go.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

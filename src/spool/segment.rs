@@ -1,0 +1,452 @@
+//! Segments: files of records of one collector and one run, `<run counter>-<first seq>.seg`.
+//!
+//! A file begins with a header of [`HEADER`] bytes, little-endian:
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 8 | `PGASPOOL` |
+//! | 8 | 2 | format version, [`FORMAT`] |
+//! | 10 | 6 | zero |
+//! | 16 | 8 | run counter |
+//! | 24 | 8 | first `seq`: no record has a lower one |
+//! | 32 | 16 | agent id |
+//! | 48 | 16 | run id |
+//! | 64 | 60 | collector, padded with zeros |
+//! | 124 | 4 | CRC-32C of all before |
+//!
+//! Records follow ([`super::record`]), `seq` strictly rising. A full segment ends with a footer: a record whose `seq`
+//! is the last one and whose payload is the first `seq` and the number of records (8 bytes each). What surprises: after the last record may
+//! lie bytes of the file's past (a cut-back that a power cut undid). A record that does not rise belongs to that past,
+//! and so do invalid bytes with nothing but past behind them; invalid bytes before a record that rises are damage.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use uuid::Uuid;
+
+use super::{
+    ranges::Ranges,
+    record::{self, HEAD, Head, field},
+};
+use crate::units::Time;
+
+/// Bytes before the first record.
+pub const HEADER: u64 = HEADER_LEN as u64;
+const HEADER_LEN: usize = 128;
+/// The format that is written; older ones would be read, newer ones are left alone.
+pub const FORMAT: u16 = 1;
+/// Bytes of a footer.
+const FOOTER: u64 = HEAD as u64 + 16;
+const MAGIC: &[u8; 8] = b"PGASPOOL";
+
+/// Whose records a segment holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The agent.
+    pub agent: Uuid,
+    /// The run.
+    pub run_id: Uuid,
+    /// The run's place among all runs of this spool.
+    pub run: u64,
+    /// The collector: at most 60 bytes.
+    pub collector: Arc<str>,
+}
+
+impl Owner {
+    /// What the checksums of this run's records begin with.
+    fn salt(&self) -> u32 {
+        crc32c::crc32c(self.run_id.as_bytes())
+    }
+}
+
+/// A segment file that is open.
+#[derive(Debug)]
+pub struct Segment {
+    /// Whose records it holds.
+    pub owner: Owner,
+    /// No record in it has a lower `seq`: part of the file's name.
+    pub first: u64,
+    /// The lowest `seq` in it since it was last cut back; meaningless while it is empty.
+    pub lowest: u64,
+    /// The highest `seq` that was ever in it; below `first` as long as there was none.
+    pub last: u64,
+    /// Records since it was last cut back.
+    pub count: u64,
+    /// Up to where the file holds records, the header included.
+    pub end: u64,
+    /// Whether it has its footer and takes no more records.
+    pub sealed: bool,
+    /// When its newest record was numbered, in milliseconds that this agent saw pass.
+    pub newest_ms: u64,
+    /// When its oldest record was numbered, in milliseconds that this agent saw pass.
+    pub oldest_ms: u64,
+    /// Events in its records.
+    pub events: u64,
+    /// Whether its name is not yet known to be on disk.
+    pub new: bool,
+    path: PathBuf,
+    file: Arc<File>,
+    salt: u32,
+}
+
+/// What stands at a place in a segment.
+#[derive(Debug)]
+pub enum Step {
+    /// A record, and where the next one begins.
+    Record(Head, Vec<u8>, u64),
+    /// Bytes that are no record; a record that rises begins at the place given.
+    Damaged(u64),
+    /// Nothing more: the footer, the end of the file, or its past.
+    End,
+}
+
+/// Why a file is no segment that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Made by a newer version of the agent.
+    #[error("{path} has format {found}, this version knows up to {FORMAT}")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u16,
+    },
+    /// The header is not what was written.
+    #[error("the header of {path} is damaged")]
+    Header {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file could not be read.
+    #[error("cannot read {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A segment as it was found, and which numbers it holds.
+#[derive(Debug)]
+pub struct Found {
+    /// The segment, its end where the last record ends.
+    pub segment: Segment,
+    /// The `seq`s of its records. Of a full segment that its footer vouches for: first to last.
+    pub held: Ranges,
+    /// The `seq`s that damage took.
+    pub damaged: Ranges,
+}
+
+impl Segment {
+    /// The name of a segment's file.
+    pub fn name(run: u64, first: u64) -> String {
+        format!("{run:08}-{first:016}.seg")
+    }
+
+    /// Run counter and first `seq` out of a file's name.
+    pub fn parse_name(name: &str) -> Option<(u64, u64)> {
+        let (run, first) = name.strip_suffix(".seg")?.split_once('-')?;
+        let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        Some((digits(run)?, digits(first)?))
+    }
+
+    /// Makes a new, empty segment. Its name is on disk only after the folder was synced.
+    pub fn create(folder: &Path, owner: Owner, first: u64) -> io::Result<Self> {
+        let path = folder.join(Self::name(owner.run, first));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        let header = header(&owner, first);
+        if let Err(error) = file.write_all_at(&header, 0) {
+            // A full disk must not leave a file without a header behind.
+            let _best_effort = std::fs::remove_file(&path);
+            return Err(error);
+        }
+        let salt = owner.salt();
+        let mut segment = Self::over(path, Arc::new(file), owner, first, salt);
+        segment.new = true;
+        Ok(segment)
+    }
+
+    /// Opens a file and finds out what it holds: by its footer, or by reading it all.
+    pub fn open(path: &Path) -> Result<Found, OpenError> {
+        let io = |source| OpenError::Io { path: path.to_owned(), source };
+        let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
+        let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).map_err(io)?;
+        let mut bytes = [0; HEADER_LEN];
+        let size = file.metadata().map_err(io)?.len();
+        if size >= HEADER {
+            file.read_exact_at(&mut bytes, 0).map_err(io)?;
+        }
+        let (owner, first) = read_header(&bytes).map_err(|found| match found {
+            Some(found) => OpenError::Newer { path: path.to_owned(), found },
+            None => OpenError::Header { path: path.to_owned() },
+        })?;
+        let salt = owner.salt();
+        let mut segment = Self::over(path.to_owned(), Arc::new(file), owner, first, salt);
+        segment.end = size;
+        if let Some((footer, lowest, count)) = segment.footer(size).map_err(io)? {
+            // With holes (what was published from memory only) the footer does not say which numbers there are.
+            if count == (footer.seq + 1).saturating_sub(lowest) {
+                segment.trust(footer, lowest, count);
+                segment.oldest_ms = segment.peek(HEADER).map_err(io)?.map_or(0, |head| head.seen_ms);
+                let held = Ranges::from_iter([(lowest, footer.seq)]);
+                return Ok(Found { segment, held, damaged: Ranges::default() });
+            }
+        }
+        let (held, damaged) = segment.scan().map_err(io)?;
+        Ok(Found { segment, held, damaged })
+    }
+
+    fn over(path: PathBuf, file: Arc<File>, owner: Owner, first: u64, salt: u32) -> Self {
+        Self {
+            owner,
+            first,
+            lowest: first,
+            last: first.saturating_sub(1),
+            count: 0,
+            end: HEADER,
+            sealed: false,
+            newest_ms: 0,
+            oldest_ms: 0,
+            events: 0,
+            new: false,
+            path,
+            file,
+            salt,
+        }
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file itself, to sync it without holding up anything else.
+    pub fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
+    }
+
+    /// Writes a record behind the last one and tells where it begins. Not synced.
+    ///
+    /// # Errors
+    /// The file then ends where it ended before.
+    pub fn append(&mut self, head: &Head, payload: &[u8]) -> io::Result<u64> {
+        let at = self.end;
+        let bytes = record::encode(head, payload, self.salt);
+        if let Err(error) = self.file.write_all_at(&bytes, at) {
+            // What stays behind if this fails too is invalid bytes, which every reader passes over.
+            let _best_effort = self.file.set_len(at);
+            return Err(error);
+        }
+        if self.end == HEADER {
+            self.oldest_ms = head.seen_ms;
+            self.lowest = head.seq;
+        }
+        self.count += 1;
+        self.end = at + bytes.len() as u64;
+        self.last = head.seq;
+        self.newest_ms = head.seen_ms;
+        self.events += u64::from(head.events);
+        Ok(at)
+    }
+
+    /// Writes the footer; the segment takes no more records.
+    pub fn seal(&mut self) -> io::Result<()> {
+        let footer = Head {
+            len: 0,
+            seq: self.last,
+            time: Time(0),
+            seen_ms: self.newest_ms,
+            events: u32::try_from(self.events).unwrap_or(u32::MAX),
+            version: 0,
+            zstd: false,
+            footer: true,
+        };
+        let payload = [self.lowest.to_le_bytes(), self.count.to_le_bytes()].concat();
+        let bytes = record::encode(&footer, &payload, self.salt);
+        // Without its footer a full segment is read whole at the next start: slower, nothing worse.
+        self.sealed = true;
+        self.file.write_all_at(&bytes, self.end)
+    }
+
+    /// Cuts the file back to its header: all its records are settled.
+    pub fn cut_back(&mut self) -> io::Result<()> {
+        self.file.set_len(HEADER)?;
+        self.end = HEADER;
+        self.events = 0;
+        self.count = 0;
+        Ok(())
+    }
+
+    /// Whether there is no record in it.
+    pub fn is_empty(&self) -> bool {
+        self.end == HEADER
+    }
+
+    /// Takes the file away.
+    pub fn unlink(&self) -> io::Result<()> {
+        std::fs::remove_file(&self.path)
+    }
+
+    /// The head at a place, unverified; `None` at the end.
+    pub fn peek(&self, at: u64) -> io::Result<Option<Head>> {
+        if at + HEAD as u64 > self.end {
+            return Ok(None);
+        }
+        let mut bytes = [0; HEAD];
+        self.file.read_exact_at(&mut bytes, at)?;
+        Ok(Some(Head::decode(&bytes)).filter(|head| !head.footer))
+    }
+
+    /// What stands at a place. `after` is the last `seq` before it: a record must be above.
+    pub fn step(&self, at: u64, after: u64) -> io::Result<Step> {
+        match self.read(at)? {
+            Some((head, payload)) if !head.footer && head.seq > after => {
+                let next = at + head.record_len();
+                Ok(Step::Record(head, payload, next))
+            }
+            Some((head, _)) if head.footer => Ok(Step::End),
+            // A valid record that does not rise: the past.
+            Some(_) => Ok(Step::End),
+            None => Ok(self.resync(at + 1, after)?.map_or(Step::End, Step::Damaged)),
+        }
+    }
+
+    /// A whole, valid record or footer at a place.
+    fn read(&self, at: u64) -> io::Result<Option<(Head, Vec<u8>)>> {
+        if at + HEAD as u64 > self.end {
+            return Ok(None);
+        }
+        let mut bytes = [0; HEAD];
+        self.file.read_exact_at(&mut bytes, at)?;
+        let head = Head::decode(&bytes);
+        if head.len > record::MAX_PAYLOAD || at + head.record_len() > self.end {
+            return Ok(None);
+        }
+        let mut payload = vec![0; head.len as usize];
+        self.file.read_exact_at(&mut payload, at + HEAD as u64)?;
+        Ok(record::check(&bytes, &payload, self.salt).then_some((head, payload)))
+    }
+
+    /// The next place from `from` on where a valid record above `after`, or the footer, begins.
+    fn resync(&self, from: u64, after: u64) -> io::Result<Option<u64>> {
+        const WINDOW: usize = 1 << 20;
+        let mut buffer = vec![0; WINDOW];
+        let mut base = from;
+        while base + HEAD as u64 <= self.end {
+            let wanted = usize::try_from(self.end - base).unwrap_or(WINDOW).min(WINDOW);
+            let window = buffer.get_mut(..wanted).unwrap_or_default();
+            self.file.read_exact_at(window, base)?;
+            for (offset, bytes) in window.windows(HEAD).enumerate() {
+                let at = base + offset as u64;
+                let head = <&[u8; HEAD]>::try_from(bytes).map(Head::decode);
+                // Cheap tests first: of random bytes hardly any pass, so that few payloads are read in vain.
+                let plausible = head.is_ok_and(|head| {
+                    at + head.record_len() <= self.end && (head.footer || head.seq > after) && head.version < 1024
+                });
+                if plausible && self.read(at)?.is_some_and(|(head, _)| head.footer || head.seq > after) {
+                    return Ok(Some(at));
+                }
+            }
+            base += (wanted - HEAD + 1) as u64;
+        }
+        Ok(None)
+    }
+
+    /// The footer at the end of the file, if there is one.
+    fn footer(&self, size: u64) -> io::Result<Option<(Head, u64, u64)>> {
+        let Some(at) = size.checked_sub(FOOTER).filter(|at| *at >= HEADER) else { return Ok(None) };
+        let footer = self.read(at)?.filter(|(head, payload)| head.footer && payload.len() == 16);
+        let number = |payload: &[u8], at| u64::from_le_bytes(field(payload, at));
+        Ok(footer.map(|(head, payload)| (head, number(&payload, 0), number(&payload, 8))))
+    }
+
+    fn trust(&mut self, footer: Head, lowest: u64, count: u64) {
+        (self.lowest, self.last, self.count) = (lowest, footer.seq, count);
+        self.newest_ms = footer.seen_ms;
+        self.events = u64::from(footer.events);
+        self.end = self.end.saturating_sub(FOOTER);
+        self.sealed = true;
+    }
+
+    /// Reads all records; the segment then ends behind the last one. What lies behind is cut off by the next append.
+    fn scan(&mut self) -> io::Result<(Ranges, Ranges)> {
+        let (mut held, mut damaged) = (Ranges::default(), Ranges::default());
+        let (mut at, mut after, mut end, mut hole) = (HEADER, self.first.saturating_sub(1), HEADER, false);
+        loop {
+            match self.step(at, after)? {
+                Step::Record(record, _, next) => {
+                    // Without bytes that are no record between them, numbers are left out on purpose.
+                    if std::mem::take(&mut hole) {
+                        damaged.insert(after + 1, record.seq - 1);
+                    }
+                    if self.count == 0 {
+                        (self.lowest, self.oldest_ms) = (record.seq, record.seen_ms);
+                    }
+                    held.insert(record.seq, record.seq);
+                    self.count += 1;
+                    self.newest_ms = record.seen_ms;
+                    self.events += u64::from(record.events);
+                    (at, after, end) = (next, record.seq, next);
+                }
+                Step::Damaged(next) => (at, hole) = (next, true),
+                Step::End => break,
+            }
+        }
+        self.last = after;
+        self.end = end;
+        Ok((held, damaged))
+    }
+}
+
+fn header(owner: &Owner, first: u64) -> [u8; HEADER_LEN] {
+    let mut bytes = [0; HEADER_LEN];
+    let name = owner.collector.as_bytes();
+    let fields: [(usize, &[u8]); 7] = [
+        (0, MAGIC),
+        (8, &FORMAT.to_le_bytes()),
+        (16, &owner.run.to_le_bytes()),
+        (24, &first.to_le_bytes()),
+        (32, owner.agent.as_bytes()),
+        (48, owner.run_id.as_bytes()),
+        (64, name.get(..60).unwrap_or(name)),
+    ];
+    for (at, value) in fields {
+        if let Some(place) = bytes.get_mut(at..at + value.len()) {
+            place.copy_from_slice(value);
+        }
+    }
+    let crc = crc32c::crc32c(bytes.get(..124).unwrap_or_default());
+    if let Some(place) = bytes.get_mut(124..) {
+        place.copy_from_slice(&crc.to_le_bytes());
+    }
+    bytes
+}
+
+/// Owner and first `seq`; the format where it is a newer one, `None` where the header is damaged.
+fn read_header(bytes: &[u8; HEADER_LEN]) -> Result<(Owner, u64), Option<u16>> {
+    let format = u16::from_le_bytes(field(bytes, 8));
+    if !bytes.starts_with(MAGIC) {
+        return Err(None);
+    }
+    if format > FORMAT {
+        return Err(Some(format));
+    }
+    if crc32c::crc32c(bytes.get(..124).unwrap_or_default()) != u32::from_le_bytes(field(bytes, 124)) {
+        return Err(None);
+    }
+    let name: [u8; 60] = field(bytes, 64);
+    let name = name.split(|b| *b == 0).next().unwrap_or_default();
+    let owner = Owner {
+        run: u64::from_le_bytes(field(bytes, 16)),
+        agent: Uuid::from_bytes(field(bytes, 32)),
+        run_id: Uuid::from_bytes(field(bytes, 48)),
+        collector: String::from_utf8_lossy(name).into(),
+    };
+    Ok((owner, u64::from_le_bytes(field(bytes, 24))))
+}

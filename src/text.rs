@@ -11,3 +11,11 @@ impl Section for Policy {
         Self {}
     }
 }
+
+impl Policy {
+    /// What may leave of a text, cut after `max_chars` characters.
+    pub fn clean(&self, text: &str, max_chars: usize) -> Option<String> {
+        let kept: String = text.chars().take(max_chars).collect();
+        Some(if kept.len() < text.len() { kept + "...[truncated]" } else { kept })
+    }
+}

@@ -17,7 +17,7 @@ fail() { printf ' %s✗ %s%s\n' "$red" "$*" "$plain" >&2; exit 1; }
 
 # ---- what ends it all -------------------------------------------------------------------------------------------
 
-FOLDER= AGENT= NODE= EPMD= POSTMASTER=
+FOLDER='' AGENT='' NODE='' EPMD='' POSTMASTER=''
 SESSIONS=()
 
 # end SIGNAL PID: ends a process of ours and waits for it, ten seconds at the most.

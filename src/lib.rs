@@ -4,6 +4,7 @@ pub mod agent;
 pub mod amqp;
 pub mod backoff;
 pub mod batch;
+pub mod cli;
 pub mod collectors;
 pub mod config;
 pub mod event;

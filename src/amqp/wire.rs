@@ -98,7 +98,7 @@ impl Error {
         }
     }
 
-    fn from_lapin(error: &lapin::Error) -> Self {
+    pub(super) fn from_lapin(error: &lapin::Error) -> Self {
         match error.kind() {
             ErrorKind::ProtocolError(error) if matches!(error.kind(), AMQPErrorKind::Soft(_)) => {
                 Self::Channel { code: error.get_id(), reason: error.get_message().to_string() }

@@ -6,10 +6,12 @@
 //! A collector knows nothing of its schedule and of where its samples go: `agent` runs it.
 
 pub mod agent_status;
+pub mod correlation;
 pub mod pg_activity;
 pub mod pg_locks;
 pub mod pg_statements;
 pub mod schedule;
+pub mod sight;
 pub mod system_metrics;
 
 use std::{fmt, future::Future, ops::RangeInclusive, pin::Pin, sync::Arc, time::Duration};

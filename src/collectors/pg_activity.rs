@@ -1,30 +1,138 @@
-//! pg_activity
+//! Activity: what every session is doing, who waits for whom among them, and whose request it is.
+//!
+//! The surprising thing: not only active sessions have a row. The holder of a lock is mostly idle in a transaction,
+//! or plainly idle (an advisory lock), and it is the one that matters; so whoever blocks or is blocked has one too.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{CollectError, Collector, Context};
+use super::{
+    CollectError, Collector, Context,
+    correlation::Correlation,
+    pg_locks::{graph, waits},
+    sight::{self, Unreadable},
+};
 use crate::{
-    event::{NoSummary, Sample},
+    event::Sample,
+    postgres::{self, Param},
     settings::{Reader, Section},
+    text::Policy,
+    units::Time,
 };
 
-/// Configuration.
+const SQL: &str = include_str!("pg_activity.sql");
+
+/// Keys of its own.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Rows at the most.
-    pub limit: u64,
+    limit: u64,
+    query_max_chars: u64,
+    correlation: Correlation,
 }
 
 impl Section for Config {
     fn read(reader: &mut Reader) -> Self {
-        Self { limit: reader.key_in("limit", 100, 1..=100_000, "Rows at the most.") }
+        Self {
+            limit: reader.key_in("limit", 100, 1..=100_000, "Rows at the most; those who block are kept first."),
+            query_max_chars: reader.key_in(
+                "query_max_chars",
+                10_000,
+                16..=1_048_576,
+                "Characters of a statement at the most; behind them stands ...[truncated].",
+            ),
+            correlation: Correlation::read(reader),
+        }
     }
 }
 
-/// One row.
+/// One backend: active, or blocking somebody, or blocked.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Row {}
+pub struct Row {
+    /// Process id.
+    pub pid: i32,
+    /// The role that is logged in; nil for the server's own processes.
+    pub usename: Option<String>,
+    /// As the session set it; 63 bytes at the most.
+    pub application_name: Option<String>,
+    /// The client's address; nil for Unix sockets.
+    pub client_addr: Option<String>,
+    /// The client's TCP port; -1 for Unix sockets.
+    pub client_port: Option<i32>,
+    /// When the session began.
+    pub backend_start: Option<Time>,
+    /// When its transaction began; nil outside of one.
+    pub xact_start: Option<Time>,
+    /// When its current statement began, or its last one if it is not active.
+    pub query_start: Option<Time>,
+    /// When `state` last changed.
+    pub state_change: Option<Time>,
+    /// What kind of thing it waits for, such as `Lock` or `IO`; nil if it does not wait.
+    pub wait_event_type: Option<String>,
+    /// What it waits for.
+    pub wait_event: Option<String>,
+    /// `active`, `idle in transaction`, …; nil for the server's own processes and where the role may not see it.
+    pub state: Option<String>,
+    /// Its current statement, or its last one if it is not active; nil where the role may not see it, and where
+    /// `privacy.query_text` is `off`.
+    pub query: Option<String>,
+    /// `client backend`, `parallel worker`, …
+    pub backend_type: Option<String>,
+    /// The first group of `correlation_pattern` in `application_name`, in lower case.
+    pub correlation_id: Option<String>,
+    /// The database of the session.
+    pub datname: Option<String>,
+    /// Of a parallel worker, the process that it works for.
+    pub leader_pid: Option<i32>,
+    /// Id of the statement, the same as in `pg_statements`. Nil before PostgreSQL 14, and where it is not computed.
+    pub query_id: Option<String>,
+    /// Its transaction id, if it has one.
+    pub backend_xid: Option<String>,
+    /// The oldest transaction that its snapshot needs, which holds back vacuum.
+    pub backend_xmin: Option<String>,
+    /// Process ids that it waits for; 0 for a prepared transaction. Of those that only stand before it in a queue
+    /// the nearest. `pg_locks` tells more.
+    pub blocked_by: Vec<i32>,
+    /// From a W3C traceparent. Nil for now.
+    pub trace_id: Option<String>,
+    /// From a W3C traceparent. Nil for now.
+    pub span_id: Option<String>,
+    /// Whether `query` is less than the statement: cut by the server (`track_activity_query_size`) or by
+    /// `query_max_chars`. Nil where that is not known.
+    pub query_truncated: Option<bool>,
+}
+
+/// Over all backends, the server's own processes and hidden sessions too.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Summary {
+    /// How many there are of each kind.
+    pub sessions: Vec<Sessions>,
+}
+
+/// Backends that have these five in common.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Sessions {
+    /// The database.
+    pub datname: Option<String>,
+    /// As in the rows.
+    pub state: Option<String>,
+    /// As in the rows.
+    pub wait_event_type: Option<String>,
+    /// As in the rows.
+    pub wait_event: Option<String>,
+    /// As in the rows.
+    pub backend_type: Option<String>,
+    /// How many backends.
+    pub count: u64,
+}
+
+/// `datname, state, wait_event_type, wait_event, backend_type`.
+type Kind = [Option<String>; 5];
 
 /// The collector.
 #[derive(Debug)]
@@ -37,13 +145,212 @@ impl Collector for PgActivity {
     const IMPORTANCE: u8 = 3;
     type Config = Config;
     type Data = Vec<Row>;
-    type Summary = NoSummary;
+    type Summary = Summary;
 
     fn new(config: Config) -> Self {
         Self { config }
     }
 
-    async fn collect(&mut self, _context: &Context) -> Result<Sample<Vec<Row>, NoSummary>, CollectError> {
-        Err(CollectError::Absent(format!("not built yet ({})", self.config.limit)))
+    async fn collect(&mut self, context: &Context) -> Result<Sample<Vec<Row>, Summary>, CollectError> {
+        let start = Instant::now();
+        let mut session = context.postgres.session(Self::NAME).await?;
+        let locks = waits::look(&mut session).await?;
+        let involved = involved(&graph::blockers(&locks, &BTreeMap::new()));
+        let pids: Vec<i32> = involved.iter().copied().collect();
+        let rows = session.query("pg_activity", SQL, &[Param::Ints(&pids)]).await?;
+
+        let mut seen = Seen::default();
+        for row in &rows {
+            seen.take(row, &involved, &self.config, &context.texts);
+        }
+        let Seen { rows: mut kept, sessions, leaders, hidden, unreadable } = seen;
+        let blockers = graph::blockers(&locks, &leaders);
+        for row in &mut kept {
+            row.blocked_by = blockers.get(&row.pid).into_iter().flatten().copied().collect();
+        }
+        let found = kept.len() as u64 + unreadable.count();
+        keep_important(&mut kept, usize::try_from(self.config.limit).unwrap_or(usize::MAX), &blockers);
+        let identity = session.identity();
+        Ok(Sample {
+            server: Some(identity.server(identity.stats_epoch())),
+            collected_at: session.clock(),
+            duration: start.elapsed(),
+            omitted: found - kept.len() as u64,
+            hidden,
+            summary: Some(summary(sessions)),
+            data: kept,
+            degraded: sight::degraded(identity, &unreadable),
+        })
+    }
+}
+
+/// What was seen while the rows were read.
+#[derive(Default)]
+struct Seen {
+    rows: Vec<Row>,
+    sessions: BTreeMap<Kind, u64>,
+    leaders: BTreeMap<i32, i32>,
+    hidden: u64,
+    unreadable: Unreadable,
+}
+
+impl Seen {
+    fn take(&mut self, row: &postgres::Row, involved: &BTreeSet<i32>, config: &Config, texts: &Policy) {
+        if let Err(error) = self.try_take(row, involved, config, texts) {
+            self.unreadable.note(error);
+        }
+    }
+
+    fn try_take(
+        &mut self,
+        row: &postgres::Row,
+        involved: &BTreeSet<i32>,
+        config: &Config,
+        texts: &Policy,
+    ) -> Result<(), postgres::Error> {
+        let pid: i32 = row.get("pid")?;
+        let leader: Option<i32> = row.get("leader_pid")?;
+        // A leader of parallel workers names itself.
+        self.leaders.extend(leader.filter(|leader| *leader != pid).map(|leader| (pid, leader)));
+        let text = |column: &str| row.get::<Option<String>>(column);
+        let state = text("state")?;
+        let kind =
+            [text("datname")?, state.clone(), text("wait_event_type")?, text("wait_event")?, text("backend_type")?];
+        let hidden: bool = row.get("hidden")?;
+        // The server's own processes are hidden too, but never have a row.
+        if hidden && (kind.iter().any(Option::is_some) || text("usename")?.is_some()) {
+            self.hidden += 1;
+        }
+        *self.sessions.entry(kind).or_default() += 1;
+        let wanted = state.is_some_and(|state| state != "idle") || involved.contains(&pid);
+        if wanted && !row.get::<bool>("own")? {
+            self.rows.push(read(row, hidden, config, texts)?);
+        }
+        Ok(())
+    }
+}
+
+fn read(row: &postgres::Row, hidden: bool, config: &Config, texts: &Policy) -> Result<Row, postgres::Error> {
+    let whole: Option<String> = row.get::<Option<String>>("query")?.filter(|_| !hidden);
+    let most = usize::try_from(config.query_max_chars).unwrap_or(usize::MAX);
+    let cut: Option<bool> = row.get("cut")?;
+    let too_long = whole.as_ref().is_some_and(|whole| whole.chars().nth(most).is_some());
+    let application_name: Option<String> = row.get("application_name")?;
+    Ok(Row {
+        pid: row.get("pid")?,
+        usename: row.get("usename")?,
+        client_addr: row.get("client_addr")?,
+        client_port: row.get("client_port")?,
+        backend_start: row.get("backend_start")?,
+        xact_start: row.get("xact_start")?,
+        query_start: row.get("query_start")?,
+        state_change: row.get("state_change")?,
+        wait_event_type: row.get("wait_event_type")?,
+        wait_event: row.get("wait_event")?,
+        state: row.get("state")?,
+        query_truncated: whole.as_ref().and(if too_long { Some(true) } else { cut }),
+        query: whole.and_then(|whole| texts.clean(&whole, most)),
+        backend_type: row.get("backend_type")?,
+        correlation_id: config.correlation.id(application_name.as_deref()),
+        application_name,
+        datname: row.get("datname")?,
+        leader_pid: row.get("leader_pid")?,
+        query_id: row.get::<Option<i64>>("query_id")?.map(|id| id.to_string()),
+        backend_xid: row.get("backend_xid")?,
+        backend_xmin: row.get("backend_xmin")?,
+        blocked_by: Vec::new(),
+        trace_id: None,
+        span_id: None,
+    })
+}
+
+/// Everybody who blocks or is blocked.
+fn involved(blockers: &BTreeMap<i32, BTreeSet<i32>>) -> BTreeSet<i32> {
+    blockers.iter().flat_map(|(blocked, blocking)| blocking.iter().chain([blocked])).copied().collect()
+}
+
+/// Keeps the most important rows, and puts them in order: those that began last come first.
+fn keep_important(rows: &mut Vec<Row>, limit: usize, blockers: &BTreeMap<i32, BTreeSet<i32>>) {
+    if rows.len() > limit {
+        let blocking: BTreeSet<i32> = blockers.values().flatten().copied().collect();
+        rows.sort_by_key(|row| {
+            let class = match (blocking.contains(&row.pid), blockers.contains_key(&row.pid)) {
+                (true, false) => 0,
+                (true, true) => 1,
+                (false, true) => 2,
+                (false, false) => 3,
+            };
+            (class, row.xact_start.is_none(), row.xact_start, Reverse(row.query_start))
+        });
+        rows.truncate(limit);
+    }
+    rows.sort_by_key(|row| (Reverse(row.query_start), row.pid));
+}
+
+fn summary(sessions: BTreeMap<Kind, u64>) -> Summary {
+    let one = |(kind, count): (Kind, u64)| {
+        let [datname, state, wait_event_type, wait_event, backend_type] = kind;
+        Sessions { datname, state, wait_event_type, wait_event, backend_type, count }
+    };
+    Summary { sessions: sessions.into_iter().map(one).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(pid: i32, xact_start: Option<i64>, query_start: Option<i64>) -> Row {
+        Row {
+            pid,
+            xact_start: xact_start.map(Time),
+            query_start: query_start.map(Time),
+            usename: None,
+            application_name: None,
+            client_addr: None,
+            client_port: None,
+            backend_start: None,
+            state_change: None,
+            wait_event_type: None,
+            wait_event: None,
+            state: None,
+            query: None,
+            backend_type: None,
+            correlation_id: None,
+            datname: None,
+            leader_pid: None,
+            query_id: None,
+            backend_xid: None,
+            backend_xmin: None,
+            blocked_by: Vec::new(),
+            trace_id: None,
+            span_id: None,
+            query_truncated: None,
+        }
+    }
+
+    /// Of six sessions, where 3 waits for 2 and 2 for 1.
+    #[track_caller]
+    fn check(limit: usize, want: &[i32]) {
+        let blockers = BTreeMap::from([(2, BTreeSet::from([1])), (3, BTreeSet::from([2]))]);
+        let mut rows = vec![
+            row(1, None, None),
+            row(2, Some(9), Some(8)),
+            row(3, Some(8), Some(9)),
+            row(4, Some(1), Some(5)),
+            row(5, None, Some(6)),
+            row(6, None, Some(7)),
+        ];
+        keep_important(&mut rows, limit, &blockers);
+        assert_eq!(rows.iter().map(|row| row.pid).collect::<Vec<_>>(), want, "limit {limit}");
+    }
+
+    #[test]
+    fn those_who_block_are_kept_first_then_the_blocked_then_the_oldest_transaction_then_the_newest_statement() {
+        check(1, &[1]);
+        check(2, &[2, 1]);
+        check(3, &[3, 2, 1]);
+        check(4, &[3, 2, 4, 1]);
+        check(5, &[3, 2, 6, 4, 1]);
+        check(6, &[3, 2, 6, 5, 4, 1]);
     }
 }

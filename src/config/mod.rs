@@ -232,7 +232,7 @@ pub fn defaults() -> Vec<Known> {
     reader.finish().1
 }
 
-fn load_from(
+pub(crate) fn load_from(
     named: Option<&Path>,
     variables: &[(OsString, OsString)],
     default: Option<&Path>,

@@ -141,6 +141,15 @@ impl Reader {
         }
     }
 
+    /// A value of another part, by its whole path, without declaring the key. `None` if it is not given or is no
+    /// such value, which is for its own part to say.
+    pub fn peek<T: Value>(&self, path: &str) -> Option<T> {
+        match &self.given.get(path)?.raw {
+            Raw::Toml(value) => T::from_toml(value),
+            Raw::Text(text) => T::from_text(text),
+        }
+    }
+
     /// Reads a whole section from the table `name`.
     pub fn section<S: Section>(&mut self, name: &str) -> S {
         self.table(name, S::read)

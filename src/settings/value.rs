@@ -139,21 +139,32 @@ impl Value for Size {
     }
 }
 
-impl Value for Vec<String> {
+impl<T: Value> Value for Vec<T> {
+    const SECRET: bool = T::SECRET;
     fn allowed() -> String {
-        "an array of texts".into()
+        format!("an array, each item {}", T::allowed())
     }
     fn from_toml(value: &toml::Value) -> Option<Self> {
-        value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
+        value.as_array()?.iter().map(T::from_toml).collect()
     }
     fn from_text(text: &str) -> Option<Self> {
-        let table: toml::Table = format!("v = {text}").parse().ok()?;
-        Self::from_toml(table.get("v")?)
+        Self::from_toml(in_toml(text)?.get("v")?)
     }
     fn show(&self) -> String {
-        let items: Vec<String> = self.iter().map(Value::show).collect();
-        format!("[{}]", items.join(", "))
+        array(self.iter().map(Value::show))
     }
+    fn write(&self) -> String {
+        array(self.iter().map(Value::write))
+    }
+}
+
+fn array(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(", "))
+}
+
+/// A variable's text as the value `v` of a line of TOML.
+fn in_toml(text: &str) -> Option<toml::Table> {
+    format!("v = {text}").parse().ok()
 }
 
 impl Value for BTreeMap<String, String> {
@@ -165,8 +176,7 @@ impl Value for BTreeMap<String, String> {
         value.as_table()?.iter().map(pair).collect()
     }
     fn from_text(text: &str) -> Option<Self> {
-        let table: toml::Table = format!("v = {text}").parse().ok()?;
-        Self::from_toml(table.get("v")?)
+        Self::from_toml(in_toml(text)?.get("v")?)
     }
     fn show(&self) -> String {
         let items: Vec<String> =

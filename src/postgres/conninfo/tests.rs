@@ -73,7 +73,7 @@ fn what_is_not_supported_is_refused_by_its_name() {
     refused("sslnegotiation=direct", &[], "sslnegotiation");
     refused("sslpassword=hunter2", &[], "sslpassword is not supported");
     refused("host=@abstract", &[], "abstract");
-    resolved("gssencmode=prefer sslnegotiation=postgres service= application_name=x", &[("PGAPPNAME", "y")]);
+    resolved("gssencmode=prefer sslnegotiation=postgres service='' application_name=x", &[("PGAPPNAME", "y")]);
 }
 
 #[test]

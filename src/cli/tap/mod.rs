@@ -1,0 +1,188 @@
+//! `tap`: decoded messages as a consumer sees them, and the proof that none is missing.
+
+mod audit;
+mod show;
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::Value;
+
+use super::{Failure, Outcome, complain, say};
+use crate::{
+    amqp::consumer::{Consumer, Message},
+    config::{Config, Loaded},
+    event::status,
+    spool::chain,
+    units,
+};
+use audit::{Audit, Id, Status};
+
+/// Consume from the broker and print decoded messages
+///
+/// Without --queue it listens through a temporary queue of its own; while that queue stands nothing is unroutable.
+/// With --queue it looks at what is there and puts it back.
+///
+/// Exit status: 0; with --audit 1 if a message is missing that was not declared lost, and 0 with "not provable" where
+/// an agent's statuses are fewer than two.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Which messages: a topic pattern, such as "pg_locks" or "#"; may be given more than once
+    ///
+    /// With --audit agent_status is always read too: the proof rests on it.
+    #[arg(long, value_name = "KEY", default_value = "#", conflicts_with = "queue")]
+    pub binding: Vec<String>,
+
+    /// Read from this queue instead of a temporary one
+    #[arg(long, value_name = "NAME")]
+    pub queue: Option<String>,
+
+    /// Take the messages away from the queue instead of putting them back
+    #[arg(long, requires = "queue")]
+    pub ack: bool,
+
+    /// End after this many messages
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+
+    /// End after this many seconds; fractions and units such as 1.5, 90s or 5m are understood
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub seconds: Option<Duration>,
+
+    /// Print one JSON object a line instead of text for people
+    #[arg(long)]
+    pub json: bool,
+
+    /// Prove that nothing is missing between an agent's first and last status
+    ///
+    /// For each agent, run and collector: first and last seq, messages, events, duplicates, gaps, declared losses and
+    /// what still waits. With --queue it ends when the queue is empty.
+    #[arg(long)]
+    pub audit: bool,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    units::parse_duration(text).or_else(|error| units::parse_duration(&format!("{text}s")).map_err(|_| error))
+}
+
+/// A queue that gives nothing for so long is asked whether it is empty.
+const QUIET: Duration = Duration::from_millis(500);
+/// A larger body, decompressed, is not read: far above any batch.
+const BODY_BYTES_MAX: usize = 256 << 20;
+
+impl Arguments {
+    /// Reads until the end that was asked for, or Ctrl-C.
+    ///
+    /// # Errors
+    /// Why the broker could not be read, or that something is missing.
+    pub fn run(&self, loaded: &Loaded) -> Outcome {
+        super::runtime()?.block_on(self.follow(&loaded.config))
+    }
+
+    async fn follow(&self, config: &Config) -> Outcome {
+        let failed = |error| Failure::Failed(chain(&error));
+        let mut consumer = if let Some(queue) = &self.queue {
+            Consumer::of(&config.amqp, queue, self.ack).await.map_err(failed)?
+        } else {
+            complain("reading through a temporary queue: while it stands nothing is unroutable");
+            Consumer::temporary(&config.amqp, &self.bindings(config)).await.map_err(failed)?
+        };
+        let mut audit = Audit::default();
+        let result = self.read(&mut consumer, &mut audit).await;
+        consumer.close().await;
+        result?;
+        if self.audit { show::verdict(&audit.verdict(), self.json) } else { Ok(()) }
+    }
+
+    /// What the temporary queue is bound with.
+    fn bindings(&self, config: &Config) -> Vec<String> {
+        let mut bindings = self.binding.clone();
+        if self.audit {
+            let labelled = config.amqp.routing_key.fill(&config.agent.name, &config.agent.labels);
+            bindings.push(labelled.unwrap_or_else(|_| config.amqp.routing_key.clone()).of(status::COLLECTOR));
+        }
+        bindings
+    }
+
+    async fn read(&self, consumer: &mut Consumer, audit: &mut Audit) -> Outcome {
+        let end = self.seconds.map(|seconds| Instant::now() + seconds);
+        let mut read = 0;
+        while self.count.is_none_or(|count| read < count) {
+            let quiet = Instant::now() + QUIET;
+            let until = end.map_or(quiet, |end| end.min(quiet));
+            let next = tokio::select! {
+                next = tokio::time::timeout_at(until.into(), consumer.next()) => next,
+                _ = tokio::signal::ctrl_c() => break,
+            };
+            match next {
+                Ok(Ok(Some(message))) => {
+                    read += 1;
+                    self.take(&message, audit)?;
+                    if self.ack {
+                        consumer.ack(message.tag).await.map_err(|error| Failure::Failed(chain(&error)))?;
+                    }
+                }
+                Ok(Ok(None)) => return Err(Failure::Failed("the broker ended the consumer: the queue is gone".into())),
+                Ok(Err(error)) => return Err(Failure::Failed(chain(&error))),
+                Err(_) if end.is_some_and(|end| Instant::now() >= end) => break,
+                Err(_) if self.audit && self.queue.is_some() => {
+                    if consumer.ready().await.map_err(|error| Failure::Failed(chain(&error)))? == 0 {
+                        break;
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows one message, and takes note of it for the audit.
+    fn take(&self, message: &Message, audit: &mut Audit) -> Outcome {
+        let (bytes, body) = match decode(message) {
+            Ok(decoded) => decoded,
+            Err(reason) => {
+                let id = message.message_id.as_deref().unwrap_or("without an id");
+                complain(&format!(
+                    "message {id} (routing key {:?}) is none of an agent's: {reason}",
+                    message.routing_key
+                ));
+                return Ok(());
+            }
+        };
+        if let (Some(agent), Some(run), Some(collector), Some(seq)) =
+            (&message.agent_id, &message.run_id, &message.collector, message.seq)
+        {
+            audit.observe(
+                Id { agent, run, collector, seq },
+                message.events.unwrap_or(0),
+                &bytes,
+                told(collector, &body),
+            );
+        }
+        // An audit's result is what it found; messages are shown beside it only to a person who follows.
+        if self.audit { Ok(()) } else { say(&show::message(message, &body, self.json)) }
+    }
+}
+
+fn told(collector: &str, body: &Value) -> Option<Status> {
+    if collector != status::COLLECTOR {
+        return None;
+    }
+    serde_json::from_value(body.get("events")?.get(0)?.get("data")?.clone()).ok()
+}
+
+/// A message's body as it was before compression, and decoded.
+fn decode(message: &Message) -> Result<(Vec<u8>, Value), String> {
+    let Some(collector) = &message.collector else { return Err("it has no header \"collector\"".into()) };
+    if !message.kind.as_ref().is_some_and(|kind| kind.starts_with(&format!("{collector}/"))) {
+        return Err(format!("its type {:?} is not the collector's", message.kind.as_deref().unwrap_or("")));
+    }
+    let bytes = match message.content_encoding.as_deref() {
+        None | Some("") => message.body.clone(),
+        Some("zstd") => zstd::bulk::decompress(&message.body, BODY_BYTES_MAX)
+            .map_err(|error| format!("its body cannot be decompressed: {error}"))?,
+        Some(other) => return Err(format!("its content_encoding is {other:?}")),
+    };
+    let body = rmp_serde::from_slice(&bytes).map_err(|error| format!("its body is no MessagePack map: {error}"))?;
+    Ok((bytes, body))
+}

@@ -1,0 +1,149 @@
+//! What `tap` prints: messages and the audit's verdict, for people or for machines.
+
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    io::{self, IsTerminal},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    super::{Failure, Outcome, complain, say},
+    audit::Verdict,
+};
+use crate::amqp::consumer::Message;
+
+/// One row of an event is cut behind so many characters, for people.
+const ROW_CHARS: usize = 400;
+
+/// One message.
+pub(super) fn message(message: &Message, body: &Value, json: bool) -> String {
+    if json {
+        let properties = json!({
+            "routing_key": message.routing_key,
+            "message_id": message.message_id,
+            "type": message.kind,
+            "content_type": message.content_type,
+            "content_encoding": message.content_encoding,
+            "headers": {
+                "agent_id": message.agent_id,
+                "run_id": message.run_id,
+                "collector": message.collector,
+                "seq": message.seq,
+                "events": message.events,
+                "replayed": message.replayed,
+            },
+            "body": body,
+        });
+        return format!("{properties}\n");
+    }
+    let (bold, plain) = if io::stdout().is_terminal() { ("\u{1b}[1m", "\u{1b}[0m") } else { ("", "") };
+    let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or("-").to_owned();
+    let replayed = if message.replayed == Some(true) { "  replayed" } else { "" };
+    let server = body
+        .get("server")
+        .and_then(|server| server.get("version_num"))
+        .map_or(String::new(), |version| if version.is_null() { String::new() } else { format!("  server {version}") });
+    let mut out = format!(
+        "{bold}{}{plain}  seq {}  agent {}  run {}{server}{replayed}\n",
+        message.collector.as_deref().unwrap_or("-"),
+        message.seq.map_or("-".into(), |seq| seq.to_string()),
+        text("agent_name"),
+        text("run_id"),
+    );
+    let events = body.get("events").and_then(Value::as_array);
+    for event in events.into_iter().flatten() {
+        let at = event.get("collected_at").and_then(Value::as_str).unwrap_or("-");
+        let rows = event.get("data").map(rows).unwrap_or_default();
+        let _infallible =
+            writeln!(out, "  {at}  {}", if rows.len() == 1 { "1 row".into() } else { format!("{} rows", rows.len()) });
+        if let Some(summary) = event.get("summary").filter(|summary| !summary.is_null()) {
+            let _infallible = writeln!(out, "    summary {}", fields(summary));
+        }
+        for row in rows {
+            let _infallible = writeln!(out, "    {}", fields(row));
+        }
+    }
+    out
+}
+
+fn rows(data: &Value) -> Vec<&Value> {
+    data.as_array().map_or_else(|| vec![data], |rows| rows.iter().collect())
+}
+
+/// A row as `name=value`, what is nil left out.
+fn fields(row: &Value) -> String {
+    let Some(map) = row.as_object() else { return row.to_string() };
+    let there = map.iter().filter(|(_, value)| !value.is_null());
+    let pairs: Vec<String> = there.map(|(name, value)| format!("{name}={value}")).collect();
+    let text = pairs.join(" ");
+    match text.char_indices().nth(ROW_CHARS) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        None => text,
+    }
+}
+
+/// What the audit found. A gap is a failure.
+pub(super) fn verdict(verdict: &Verdict, json: bool) -> Outcome {
+    let total = |count: fn(&super::audit::Finding) -> u64| verdict.findings.iter().map(count).sum::<u64>();
+    let (messages, duplicates) = (total(|finding| finding.messages), total(|finding| finding.duplicates));
+    let (gaps, declared) = (total(|finding| finding.gaps), total(|finding| finding.declared));
+    let (waiting, conflicts) = (total(|finding| finding.waiting), total(|finding| finding.conflicts));
+    if json {
+        for finding in &verdict.findings {
+            say(&format!("{}\n", json!({ "stream": finding })))?;
+        }
+        let summary = json!({
+            "messages": messages, "duplicates": duplicates, "gaps": gaps, "declared": declared, "waiting": waiting,
+            "conflicts": conflicts, "not_provable": verdict.not_provable, "complete": !verdict.is_broken(),
+        });
+        say(&format!("{}\n", json!({ "audit": summary })))?;
+    } else {
+        say(&table(verdict))?;
+        for agent in &verdict.not_provable {
+            say(&format!("agent {agent}: not provable, fewer than two of its statuses were received\n"))?;
+        }
+        say(&format!(
+            "{messages} messages, {duplicates} duplicates, {gaps} gaps, {declared} declared lost, {waiting} still waiting\n"
+        ))?;
+    }
+    if conflicts > 0 {
+        complain(&format!("{conflicts} deliveries have other contents than the message whose id they bear"));
+    }
+    if verdict.is_broken() { Err(Failure::Told) } else { Ok(()) }
+}
+
+fn table(verdict: &Verdict) -> String {
+    let mut out = String::new();
+    let mut runs = BTreeSet::new();
+    for finding in &verdict.findings {
+        if runs.insert((&finding.agent_id, &finding.run_id)) {
+            let _infallible = writeln!(out, "agent {}  run {}", finding.agent_id, finding.run_id);
+            let _infallible = writeln!(
+                out,
+                "  {:<16} {:>8} {:>8} {:>8} {:>8} {:>10} {:>6} {:>8} {:>7}",
+                "collector", "first", "last", "messages", "events", "duplicates", "gaps", "declared", "waiting"
+            );
+        }
+        let number = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
+        let _infallible = writeln!(
+            out,
+            "  {:<16} {:>8} {:>8} {:>8} {:>8} {:>10} {:>6} {:>8} {:>7}",
+            finding.collector,
+            number(finding.first_seq),
+            number(finding.last_seq),
+            finding.messages,
+            finding.events,
+            finding.duplicates,
+            finding.gaps,
+            finding.declared,
+            finding.waiting
+        );
+        for (first, last) in finding.missing.iter().take(10) {
+            let range = if first == last { first.to_string() } else { format!("{first} to {last}") };
+            let _infallible = writeln!(out, "    missing: {range}");
+        }
+    }
+    out
+}

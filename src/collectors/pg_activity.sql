@@ -1,0 +1,21 @@
+-- Every backend; the text only of those that may have a row: active ones, and $1, who block or are blocked.
+SELECT a.pid, a.datname, a.usename, a.application_name, a.client_addr, a.client_port, a.backend_start, a.xact_start,
+       a.query_start, a.state_change, a.wait_event_type, a.wait_event, a.state, a.backend_type, a.leader_pid,
+       a.query_id, a.backend_xid, a.backend_xmin,
+       CASE WHEN a.state <> 'idle' OR a.pid = ANY ($1) THEN a.query END AS query,
+       -- The server keeps one byte less than the setting says, and cuts before a character, of up to four bytes.
+       CASE WHEN pg_catalog.octet_length(a.query) < s.bytes - 4 THEN false
+            WHEN pg_catalog.octet_length(a.query) >= s.bytes - 1 THEN true
+       END AS cut,
+       coalesce(a.query = '<insufficient privilege>', false) AND a.backend_type IS NULL AS hidden,
+       coalesce(a.usename = current_user AND a.application_name = pg_catalog.current_setting('application_name'), false)
+           AS own
+FROM (SELECT pg_catalog.pg_size_bytes(pg_catalog.current_setting('track_activity_query_size')) AS bytes) s
+-- A column that this server lacks is found one level up, where it is NULL: 13 has no query_id.
+CROSS JOIN (SELECT NULL::bigint AS query_id, NULL::integer AS leader_pid) absent
+CROSS JOIN LATERAL (
+    SELECT pid, datname, usename, application_name, client_addr, client_port, backend_start, xact_start, query_start,
+           state_change, wait_event_type, wait_event, state, backend_type, leader_pid, query_id,
+           backend_xid::text AS backend_xid, backend_xmin::text AS backend_xmin, query
+    FROM pg_catalog.pg_stat_activity
+) a

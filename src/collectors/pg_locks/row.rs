@@ -1,0 +1,282 @@
+//! Rows: an edge of the graph with the sessions at both of its ends, and the summary of its roots.
+//!
+//! Pure. What the role may not see of a session is nil; that somebody waits is told all the same.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::graph::{self, Edge, Graph, Lock, Node};
+use crate::{
+    collectors::correlation::Correlation,
+    postgres::{self, Error},
+    text::Policy,
+    units::Time,
+};
+
+/// One edge: somebody waits for somebody.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Row {
+    /// Process id of the one who waits; a parallel worker is its leader.
+    pub blocked_pid: i32,
+    /// Its role.
+    pub blocked_user: Option<String>,
+    /// Its `application_name`.
+    pub blocked_application: Option<String>,
+    /// Its client's address; nil for Unix sockets.
+    pub blocked_client_addr: Option<String>,
+    /// The statement that waits.
+    pub blocked_query: Option<String>,
+    /// When that statement began.
+    pub blocked_query_start: Option<Time>,
+    /// Process id of the one in its way; 0 for a prepared transaction.
+    pub blocking_pid: i32,
+    /// Its role; of a prepared transaction, its owner.
+    pub blocking_user: Option<String>,
+    /// Its `application_name`.
+    pub blocking_application: Option<String>,
+    /// Its client's address; nil for Unix sockets.
+    pub blocking_client_addr: Option<String>,
+    /// Its current or last statement, which need not be the one that took the lock; of a prepared transaction, its gid.
+    pub blocking_query: Option<String>,
+    /// When that statement began.
+    pub blocking_query_start: Option<Time>,
+    /// What kind of thing is waited for: `relation`, `transactionid` (a row that somebody changes), `advisory`, …
+    pub locktype: String,
+    /// The lock that is asked for, such as `ShareLock`.
+    pub blocked_mode: String,
+    /// The lock in its way, held or itself asked for. Nil if it was gone when it was looked at.
+    pub blocking_mode: Option<String>,
+    /// The database of the one who waits.
+    pub datname: Option<String>,
+    /// The relation, with its schema; its oid where the name is of another database or cannot be read. For a row lock
+    /// it is the one that the waiter's own tuple lock names.
+    pub relation: Option<String>,
+    /// What exactly is locked. Nil for now.
+    pub lock_target: Option<String>,
+    /// Since when it waits. Nil on PostgreSQL 13, and for a moment after a wait begins.
+    pub wait_start: Option<Time>,
+    /// How long it waits, in milliseconds. On PostgreSQL 13 since it was first seen waiting, which is a lower bound.
+    pub wait_ms: Option<f64>,
+    /// Whether the blocker holds its lock; false if it only stands before in the queue (of such ones only the nearest
+    /// is told). Nil if it was gone when it was looked at.
+    pub blocking_granted: Option<bool>,
+    /// `active`, `idle in transaction`, …; nil for a prepared transaction.
+    pub blocking_state: Option<String>,
+    /// When the blocker's transaction began.
+    pub blocking_xact_start: Option<Time>,
+    /// When the blocker's state last changed; of a prepared transaction, when it was prepared.
+    pub blocking_state_change: Option<Time>,
+    /// Who is at the end of this chain and waits for nobody; 0 for a prepared transaction. Empty in a cycle.
+    pub root_pids: Vec<i32>,
+    /// The shortest way to a root: 1 if the blocker waits for nobody. Nil in a cycle.
+    pub depth: Option<u32>,
+    /// Correlation id of the one who waits.
+    pub blocked_correlation_id: Option<String>,
+    /// Correlation id of the one in its way.
+    pub blocking_correlation_id: Option<String>,
+}
+
+/// Over all edges, those that the limit left out too.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Summary {
+    /// Who waits for a lock; parallel workers count as their leader.
+    pub waiters: u64,
+    /// Who is in whose way, everybody in a queue included.
+    pub edges: u64,
+    /// Who blocks and waits for nobody; the one that blocks most comes first.
+    pub roots: Vec<Root>,
+}
+
+/// Somebody who blocks and waits for nobody.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Root {
+    /// Process id; 0 for a prepared transaction.
+    pub pid: i32,
+    /// Name of the prepared transaction; else nil.
+    pub gid: Option<String>,
+    /// Its database.
+    pub datname: Option<String>,
+    /// Its role; of a prepared transaction, its owner.
+    pub usename: Option<String>,
+    /// Its `application_name`.
+    pub application_name: Option<String>,
+    /// Its client's address; nil for Unix sockets.
+    pub client_addr: Option<String>,
+    /// `active`, `idle in transaction`, …; nil for a prepared transaction.
+    pub state: Option<String>,
+    /// When its state last changed; of a prepared transaction, when it was prepared.
+    pub state_change: Option<Time>,
+    /// When its transaction began.
+    pub xact_start: Option<Time>,
+    /// Its current or last statement.
+    pub query: Option<String>,
+    /// Its correlation id.
+    pub correlation_id: Option<String>,
+    /// How many it blocks, directly or not.
+    pub blocked: u64,
+    /// How long the one among these waits that waits longest, in milliseconds.
+    pub longest_wait_ms: Option<f64>,
+}
+
+/// A session, or a prepared transaction.
+#[derive(Debug, Clone)]
+pub(super) struct Party {
+    pub(super) node: Node,
+    pub(super) leader: Option<i32>,
+    datname: Option<String>,
+    usename: Option<String>,
+    application_name: Option<String>,
+    client_addr: Option<String>,
+    state: Option<String>,
+    state_change: Option<Time>,
+    xact_start: Option<Time>,
+    query_start: Option<Time>,
+    query: Option<String>,
+    hidden: bool,
+}
+
+impl Party {
+    pub(super) fn read(row: &postgres::Row) -> Result<Self, Error> {
+        let pid: i32 = row.get("pid")?;
+        let gid: Option<String> = row.get("gid")?;
+        let query: Option<String> = row.get("query")?;
+        let kind: Option<String> = row.get("backend_type")?;
+        let hidden = gid.is_none() && kind.is_none() && query.as_deref() == Some("<insufficient privilege>");
+        Ok(Self {
+            node: gid.map_or(Node::Pid(pid), Node::Prepared),
+            leader: row.get::<Option<i32>>("leader_pid")?.filter(|leader| *leader != pid),
+            datname: row.get("datname")?,
+            usename: row.get("usename")?,
+            application_name: row.get("application_name")?,
+            client_addr: row.get("client_addr")?,
+            state: row.get("state")?,
+            state_change: row.get("state_change")?,
+            xact_start: row.get("xact_start")?,
+            query_start: row.get("query_start")?,
+            query: query.filter(|_| !hidden),
+            hidden,
+        })
+    }
+}
+
+/// All that rows are made of.
+#[derive(Debug)]
+pub(super) struct Scene<'a> {
+    pub(super) locks: &'a [Lock],
+    pub(super) graph: &'a Graph,
+    pub(super) parties: &'a BTreeMap<Node, Party>,
+    pub(super) names: &'a BTreeMap<u32, String>,
+    /// Since when somebody was seen waiting for something.
+    pub(super) since: &'a BTreeMap<(Node, String), Time>,
+    pub(super) clock: Time,
+    pub(super) texts: &'a Policy,
+    pub(super) correlation: &'a Correlation,
+    pub(super) query_max_chars: usize,
+}
+
+impl Scene<'_> {
+    pub(super) fn row(&self, edge: &Edge) -> Row {
+        let (blocked, blocking) = (self.parties.get(&edge.blocked), self.parties.get(&edge.blocking));
+        let lock = self.locks.get(edge.lock);
+        let (wait_start, wait_ms) = self.wait(edge);
+        Row {
+            blocked_pid: edge.blocked.pid(),
+            blocked_user: blocked.and_then(|party| party.usename.clone()),
+            blocked_application: blocked.and_then(|party| party.application_name.clone()),
+            blocked_client_addr: blocked.and_then(|party| party.client_addr.clone()),
+            blocked_query: self.query(&edge.blocked),
+            blocked_query_start: blocked.and_then(|party| party.query_start),
+            blocking_pid: edge.blocking.pid(),
+            blocking_user: blocking.and_then(|party| party.usename.clone()),
+            blocking_application: blocking.and_then(|party| party.application_name.clone()),
+            blocking_client_addr: blocking.and_then(|party| party.client_addr.clone()),
+            blocking_query: gid(&edge.blocking).or_else(|| self.query(&edge.blocking)),
+            blocking_query_start: blocking.and_then(|party| party.query_start),
+            locktype: lock.map(|lock| lock.locktype.clone()).unwrap_or_default(),
+            blocked_mode: lock.map(|lock| lock.mode.clone()).unwrap_or_default(),
+            blocking_mode: edge.mode.map(str::to_owned),
+            datname: blocked.and_then(|party| party.datname.clone()),
+            relation: lock.and_then(|lock| self.relation(lock)),
+            lock_target: None,
+            wait_start,
+            wait_ms,
+            blocking_granted: edge.granted,
+            blocking_state: blocking.and_then(|party| party.state.clone()),
+            blocking_xact_start: blocking.and_then(|party| party.xact_start),
+            blocking_state_change: blocking.and_then(|party| party.state_change),
+            root_pids: self.graph.roots_of(edge).iter().map(Node::pid).collect(),
+            depth: edge.depth,
+            blocked_correlation_id: self.correlation(&edge.blocked),
+            blocking_correlation_id: self.correlation(&edge.blocking),
+        }
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        Summary {
+            waiters: self.graph.waiters.len() as u64,
+            edges: self.graph.told as u64,
+            roots: self.graph.roots.iter().map(|root| self.root(root)).collect(),
+        }
+    }
+
+    fn root(&self, root: &graph::Root) -> Root {
+        let party = self.parties.get(&root.node);
+        let below = self.graph.edges.iter().filter(|edge| root.blocked.contains(&edge.blocked));
+        Root {
+            pid: root.node.pid(),
+            gid: gid(&root.node),
+            datname: party.and_then(|party| party.datname.clone()),
+            usename: party.and_then(|party| party.usename.clone()),
+            application_name: party.and_then(|party| party.application_name.clone()),
+            client_addr: party.and_then(|party| party.client_addr.clone()),
+            state: party.and_then(|party| party.state.clone()),
+            state_change: party.and_then(|party| party.state_change),
+            xact_start: party.and_then(|party| party.xact_start),
+            query: self.query(&root.node),
+            correlation_id: self.correlation(&root.node),
+            blocked: root.blocked.len() as u64,
+            longest_wait_ms: below.filter_map(|edge| self.wait(edge).1).max_by(f64::total_cmp),
+        }
+    }
+
+    /// Whether the role may not see one of the two.
+    pub(super) fn hidden(&self, edge: &Edge) -> bool {
+        [&edge.blocked, &edge.blocking].into_iter().any(|node| self.parties.get(node).is_some_and(|party| party.hidden))
+    }
+
+    /// Since when an edge's lock is waited for, if the server tells, and for how many milliseconds.
+    pub(super) fn wait(&self, edge: &Edge) -> (Option<Time>, Option<f64>) {
+        let Some(lock) = self.locks.get(edge.lock) else { return (None, None) };
+        let seen = || self.since.get(&(lock.node.clone(), lock.object.clone())).copied();
+        let start = lock.wait_start.or_else(seen);
+        // A wait that began between the look at the clock and that at the locks has lasted no time at all.
+        let waited = start.map(|start| self.clock.0.saturating_sub(start.0).max(0) as f64 / 1000.0);
+        (lock.wait_start, waited)
+    }
+
+    fn relation(&self, lock: &Lock) -> Option<String> {
+        // Who waits for a row holds a lock on it meanwhile, or asks for it.
+        let row_lock = || self.locks.iter().find(|other| other.node == lock.node && other.locktype == "tuple");
+        let named = lock.relation.map(|relation| (relation, lock.named_here));
+        let (oid, here) = named.or_else(|| row_lock().and_then(|row| Some((row.relation?, row.named_here))))?;
+        Some(self.names.get(&oid).filter(|_| here).cloned().unwrap_or_else(|| oid.to_string()))
+    }
+
+    fn query(&self, node: &Node) -> Option<String> {
+        self.texts.clean(self.parties.get(node)?.query.as_deref()?, self.query_max_chars)
+    }
+
+    fn correlation(&self, node: &Node) -> Option<String> {
+        self.correlation.id(self.parties.get(node)?.application_name.as_deref())
+    }
+}
+
+/// The name of a prepared transaction, if it is known.
+fn gid(node: &Node) -> Option<String> {
+    match node {
+        Node::Prepared(gid) => Some(gid.clone()).filter(|gid| !gid.is_empty()),
+        Node::Pid(_) => None,
+    }
+}

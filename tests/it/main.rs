@@ -1,0 +1,19 @@
+//! The integration tests: one binary, real servers. `tests/README.md` says how to run one of them.
+//!
+//! Each module below is one subject; `rig` is what they stand on and holds no test of the agent.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test says what went wrong by panicking, and prints what a reader of its output wants to know"
+)]
+
+/// Starts and ends PostgreSQL, RabbitMQ and the agent itself.
+mod rig;
+/// The rig keeps its word: servers of every version, outages, and nothing left behind.
+mod rig_stands;

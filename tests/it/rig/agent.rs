@@ -1,0 +1,96 @@
+//! The built binary: as a command that ends by itself, or as the sidecar that runs until it is stopped.
+//!
+//! Nothing of the environment that the agent would read gets through: what a test wants to say, it says.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{wait_for, warden};
+
+/// The binary with arguments, ready to run, in an environment without `PG*`, `AMQP*` and `POSTGRES_AGENT*`.
+pub(crate) fn command<A: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_postgres-agent"));
+    let heard = |name: &str| ["PG", "AMQP", "POSTGRES_AGENT"].iter().any(|prefix| name.starts_with(prefix));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| heard(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// A running sidecar; ended with kill -9 when dropped.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Agent {
+    /// Writes `config` to `agent.toml` in `folder` and starts `run` with it. The log goes to `agent.log` there,
+    /// behind what an earlier run wrote.
+    pub(crate) fn start(folder: &Path, config: &str) -> Self {
+        let file = folder.join("agent.toml");
+        fs::write(&file, config).unwrap();
+        let log = folder.join("agent.log");
+        let output = fs::File::options().create(true).append(true).open(&log).unwrap();
+        let mut run = command(["run", "--config"]);
+        run.arg(&file).stdout(output.try_clone().unwrap()).stderr(output).current_dir(folder);
+        let child = run.spawn().unwrap();
+        warden::watch(child.id(), warden::Ends::OnKill);
+        Self { child, log }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All that the agent, and the ones before it in this folder, logged.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
+    }
+
+    /// The exit status, if the agent has ended.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Ends the agent with kill -9.
+    pub(crate) fn kill(mut self) {
+        self.end();
+    }
+
+    /// Asks the agent to stop, and returns how it ended and how long that took; panics after `bound`.
+    #[track_caller]
+    pub(crate) fn stop(mut self, bound: Duration) -> (ExitStatus, Duration) {
+        let start = Instant::now();
+        self.signal(Signal::TERM);
+        let mut status = None;
+        wait_for("the agent stops after SIGTERM", bound, || {
+            status = self.ended();
+            status.is_some()
+        });
+        (status.unwrap(), start.elapsed())
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        warden::forget(self.child.id());
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

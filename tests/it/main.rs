@@ -13,7 +13,13 @@
     reason = "a test says what went wrong by panicking, and prints what a reader of its output wants to know"
 )]
 
+/// kill -9 of the agent at random moments through outages of the broker: nothing missing, by two judges.
+mod kills;
 /// Starts and ends PostgreSQL, RabbitMQ and the agent itself.
 mod rig;
 /// The rig keeps its word: servers of every version, outages, and nothing left behind.
 mod rig_stands;
+/// The JSON Schemas and golden messages in schemas/ are those of the code.
+mod schemas;
+/// The floors, the absences and the names of the house, read from its sources.
+mod tidy;

@@ -34,10 +34,10 @@ end() {
 
 finish() {
   local status=$?
-  trap '' INT TERM HUP
+  trap '' INT TERM HUP PIPE
   set +e
   if [ -n "$FOLDER" ]; then
-    [ $status = 0 ] || [ $status = 130 ] || tell_logs
+    case $status in 0 | 130 | 141) ;; *) tell_logs ;; esac
     chapter "cleaning up"
     for session in "${SESSIONS[@]}"; do end KILL "$session"; done
     end TERM "$AGENT"
@@ -50,6 +50,8 @@ finish() {
 }
 trap finish EXIT
 trap 'exit 130' INT TERM HUP
+# Its output was closed, as by `| head`.
+trap 'exit 141' PIPE
 
 tell_logs() {
   local log

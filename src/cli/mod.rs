@@ -5,6 +5,7 @@
 //!
 //! Help, completions and the man page are made from the definitions here and in the commands' own files.
 
+mod collect;
 mod config;
 pub mod logging;
 mod pages;
@@ -55,6 +56,7 @@ Exit status:
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Collect(collect::Arguments),
     Tap(tap::Arguments),
     Schema(schema::Arguments),
     Config(config::Arguments),
@@ -112,6 +114,7 @@ fn dispatch(arguments: Arguments) -> Outcome {
     let load = || load(arguments.config.as_deref()).map_err(Failure::Configuration);
     match arguments.command {
         Command::Run(run) => run.run(&prepare(load()?)),
+        Command::Collect(collect) => collect.run(&prepare(load()?)),
         Command::Tap(tap) => tap.run(&prepare(load()?)),
         Command::Schema(schema) => schema.run(&prepare(load()?)),
         // These help to mend a configuration, or have nothing to do with one.

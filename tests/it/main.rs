@@ -13,6 +13,8 @@
     reason = "a test says what went wrong by panicking, and prints what a reader of its output wants to know"
 )]
 
+/// Exit statuses, stdout and stderr of the commands, on real servers where they look at one.
+mod cli;
 /// Starts and ends PostgreSQL, RabbitMQ and the agent itself.
 mod rig;
 /// The rig keeps its word: servers of every version, outages, and nothing left behind.

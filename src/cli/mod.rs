@@ -5,6 +5,7 @@
 //!
 //! Help, completions and the man page are made from the definitions here and in the commands' own files.
 
+mod check;
 mod collect;
 mod config;
 pub mod logging;
@@ -56,6 +57,7 @@ Exit status:
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Check(check::Arguments),
     Collect(collect::Arguments),
     Tap(tap::Arguments),
     Schema(schema::Arguments),
@@ -111,9 +113,10 @@ pub fn run() -> ExitCode {
 }
 
 fn dispatch(arguments: Arguments) -> Outcome {
-    let load = || load(arguments.config.as_deref()).map_err(Failure::Configuration);
+    let load = || load(arguments.config.as_deref());
     match arguments.command {
         Command::Run(run) => run.run(&prepare(load()?)),
+        Command::Check(check) => check.run(load().map(prepare)),
         Command::Collect(collect) => collect.run(&prepare(load()?)),
         Command::Tap(tap) => tap.run(&prepare(load()?)),
         Command::Schema(schema) => schema.run(&prepare(load()?)),

@@ -14,7 +14,7 @@ use crate::{
         Folder,
         agent::command,
         postgres::{self, Role, Server},
-        wait_for,
+        rabbit, wait_for,
     },
     schemas::contradictions,
 };
@@ -193,4 +193,62 @@ fn a_role_without_rights_is_told_what_mends_it() {
     let output = run(&format!("postgres.url = '{}'", server.url(Role::Plain)), &["collect", "pg_activity"]);
     check(&output, 0);
     assert!(text(&output.stderr).contains("GRANT pg_monitor TO \"plain\";"), "{}", text(&output.stderr));
+}
+
+/// The findings of `check --json` by their id: status and mend.
+fn findings(output: &Output) -> Vec<(String, String, String)> {
+    let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+    let findings = bodies(output);
+    findings.iter().map(|finding| (text(finding, "id"), text(finding, "status"), text(finding, "mend"))).collect()
+}
+
+#[track_caller]
+fn check_finding(output: &Output, id: &str, status: &str, mend: &str) {
+    let findings = findings(output);
+    let found = findings.iter().find(|(found, _, _)| found == id).unwrap_or_else(|| panic!("{id}: {findings:?}"));
+    assert!(found.1 == status && found.2.contains(mend), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_of_each_thing_how_it_is_and_what_mends_it() {
+    let (server, broker) = (postgres::shared(18), rabbit::shared());
+    let config = |role, rest: &str| {
+        let (postgres, amqp) = (server.url(role), broker.url());
+        format!("postgres.url = '{postgres}'\nspool.dir = '$SPOOL'\nspool.min_free = '0'\namqp.url = '{amqp}'\n{rest}")
+    };
+    let good = run(&config(Role::Agent, "amqp.exchange = 'cli-check'"), &["check", "--json"]);
+    check(&good, 0);
+    let fine = ["configuration", "spool.folder", "postgres.login", "postgres.version", "postgres.rights", "clocks"];
+    for id in fine.into_iter().chain(["collector.pg_activity", "collector.pg_locks", "amqp.login", "amqp.exchange"]) {
+        check_finding(&good, id, "ok", "");
+    }
+    // Nothing was changed: the exchange that would be declared is still missing.
+    let rest = "amqp.exchange = 'cli-check'\namqp.declare = false";
+    let bad = run(&config(Role::Plain, rest), &["check", "--json"]);
+    check(&bad, 1);
+    check_finding(&bad, "amqp.exchange", "failure", "declare exchange name=cli-check type=topic durable=true");
+    check_finding(&bad, "postgres.rights", "warning", "GRANT pg_monitor TO \"plain\";");
+    let people = run(&config(Role::Agent, "amqp.exchange = 'amq.direct'"), &["check"]);
+    check(&people, 1);
+    assert!(
+        text(&people.stdout).lines().last().unwrap().ends_with(" warnings, 1 failures"),
+        "{}",
+        text(&people.stdout)
+    );
+}
+
+#[test]
+fn check_tells_who_is_away_and_no_secret() {
+    let config = "postgres.url = 'postgres://agent:hunter2@127.0.0.1:1/x'\namqp.url = 'amqp://u:hunter2@127.0.0.1:1'\n\
+                  spool.dir = '/dev/null/spool'";
+    let output = run(config, &["check", "--json"]);
+    check(&output, 1);
+    for id in ["postgres.login", "amqp.login", "spool.folder"] {
+        check_finding(&output, id, "failure", "");
+    }
+    assert!(!findings(&output).iter().any(|(id, _, _)| id == "collector.pg_locks"), "told once");
+    assert!(!(text(&output.stdout) + &text(&output.stderr)).contains("hunter2"));
+    let refused = run("nonsense = 1", &["check", "--json"]);
+    check(&refused, 78);
+    check_finding(&refused, "configuration", "failure", "key");
 }

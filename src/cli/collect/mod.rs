@@ -5,6 +5,7 @@
 
 mod table;
 mod tree;
+mod value;
 
 use std::{
     collections::BTreeMap,

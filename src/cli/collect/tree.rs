@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::table::{cut, plain, shown};
+use super::value::{cut, plain, shown};
 
 /// The lines of the tree, cut to a width.
 pub(super) fn lines(edges: &[Value], width: usize) -> String {

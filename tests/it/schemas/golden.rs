@@ -76,6 +76,7 @@ fn server() -> Server {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the fields that it fills may be nil")]
 fn text(text: &str) -> Option<String> {
     Some(text.to_owned())
 }

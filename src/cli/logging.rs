@@ -3,17 +3,20 @@
 //! Some targets are held down whatever the level is: lapin logs each returned message with its body, and the broker's
 //! URL with its password.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    sync::OnceLock,
+};
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{Layer, Registry, filter::Targets, fmt, layer::SubscriberExt};
+use tracing_subscriber::{Layer, Registry, filter::Targets, fmt, layer::SubscriberExt, reload};
 
 use crate::config::{Format, Level, Log};
 
 /// Libraries and the most that they may say.
 const HELD_DOWN: &[(&str, LevelFilter)] = &[
-    // Below error it logs bodies and properties; what it does say there, amqp/ says in our words too.
-    ("lapin", LevelFilter::ERROR),
+    // Logs bodies and properties, and an orderly close as an error; what matters of it, amqp/ says in our words.
+    ("lapin", LevelFilter::OFF),
     // Logs the URL, its password included.
     ("amq_protocol", LevelFilter::OFF),
     // Logs each statement.
@@ -31,8 +34,20 @@ pub fn start(log: Log) {
         Format::Text => lines.boxed(),
         Format::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
     };
-    let subscriber = Registry::default().with(lines.with_filter(filter(log.level)));
+    let (level, handle) = reload::Layer::new(filter(log.level));
+    let subscriber = Registry::default().with(lines.with_filter(level));
     let _already_started = tracing::subscriber::set_global_default(subscriber);
+    let _already_started = LEVEL.set(handle);
+}
+
+static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
+/// Changes the level from now on.
+pub fn set_level(level: Level) {
+    if let Some(handle) = LEVEL.get() {
+        // It fails only where the log is gone.
+        let _gone = handle.reload(filter(level));
+    }
 }
 
 fn filter(level: Level) -> Targets {
@@ -64,7 +79,7 @@ mod tests {
         check(Level::Info, "postgres_agent::amqp", L::DEBUG, false);
         for target in ["lapin", "lapin::channel", "lapin::returned_messages"] {
             check(Level::Trace, target, L::WARN, false);
-            check(Level::Error, target, L::ERROR, true);
+            check(Level::Trace, target, L::ERROR, false);
         }
         for target in ["amq_protocol", "amq_protocol_tcp", "amq_protocol_uri", "amq_protocol::frame"] {
             check(Level::Trace, target, L::ERROR, false);

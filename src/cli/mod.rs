@@ -10,7 +10,7 @@ mod collect;
 mod config;
 pub mod logging;
 mod pages;
-mod run;
+pub mod run;
 mod schema;
 pub mod spool;
 pub mod tap;
@@ -115,7 +115,7 @@ pub fn run() -> ExitCode {
 fn dispatch(arguments: Arguments) -> Outcome {
     let load = || load(arguments.config.as_deref());
     match arguments.command {
-        Command::Run(run) => run.run(&prepare(load()?)),
+        Command::Run(run) => run.run(prepare(load()?), load),
         Command::Check(check) => check.run(load().map(prepare)),
         Command::Collect(collect) => collect.run(&prepare(load()?)),
         Command::Tap(tap) => tap.run(&prepare(load()?)),

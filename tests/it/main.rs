@@ -15,6 +15,8 @@
 
 /// Exit statuses, stdout and stderr of the commands, on real servers where they look at one.
 mod cli;
+/// kill -9 of the agent at random moments through outages of the broker: nothing missing, by two judges.
+mod kills;
 /// Starts and ends PostgreSQL, RabbitMQ and the agent itself.
 mod rig;
 /// The rig keeps its word: servers of every version, outages, and nothing left behind.

@@ -66,6 +66,7 @@ pub struct PgLocks {
 
 impl Collector for PgLocks {
     const NAME: &'static str = "pg_locks";
+    const IMPORTANCE: u8 = 4;
     type Config = Config;
     type Data = Vec<Row>;
     type Summary = Summary;

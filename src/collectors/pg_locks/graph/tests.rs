@@ -19,9 +19,12 @@ fn lock(object: &str, pid: i32, mode: &str, granted: bool, blockers: &[i32]) -> 
     }
 }
 
+/// Who waits, for whom, whether that one holds it, depth, roots.
+type Want<'a> = (i32, i32, Option<bool>, Option<u32>, &'a [i32]);
+
 /// Each edge as blocked, blocking, whether it is held, depth and roots.
 #[track_caller]
-fn check(locks: &[Lock], leaders: &[(i32, i32)], want: &[(i32, i32, Option<bool>, Option<u32>, &[i32])]) -> Graph {
+fn check(locks: &[Lock], leaders: &[(i32, i32)], want: &[Want<'_>]) -> Graph {
     let graph = Graph::new(locks, &leaders.iter().copied().collect());
     let told = graph.edges.iter().map(|edge| {
         let roots: Vec<i32> = graph.roots_of(edge).iter().map(Node::pid).collect();

@@ -208,3 +208,70 @@ async fn nobody_waits_is_news() {
     assert_eq!((looked.rows().len(), &looked.event["summary"]["roots"]), (0, &Value::Array(vec![])));
     assert_eq!((&looked.event["summary"]["waiters"], &looked.event["omitted"]), (&0.into(), &0.into()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replay_that_waits_for_a_reader_on_a_standby_is_told_by_the_conflict_table() {
+    for version in [13, 18] {
+        let (primary, standby) = Server::with_standby(version);
+        primary.sql("CREATE TABLE t (i int)");
+        wait_for("the table is there", BOUND, || {
+            standby.sql("SELECT count(*) FROM pg_class WHERE relname = 't'") == "1"
+        });
+        standby.sql("ALTER SYSTEM SET max_standby_streaming_delay = -1");
+        standby.sql("SELECT pg_reload_conf()");
+        let reader = standby.session(Role::Postgres, "reader").await;
+        reader.batch_execute("BEGIN; SELECT count(*) FROM t").await.unwrap();
+        let pid: i32 = reader.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        let holder = primary.session(Role::Postgres, "holder").await;
+        holder
+            .batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE; SELECT pg_current_xact_id(); COMMIT")
+            .await
+            .unwrap();
+        wait_for("replay waits", BOUND, || standby.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == "1");
+        let startup: i32 =
+            standby.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup'").parse().unwrap();
+        assert_eq!(
+            standby.sql(&format!("SELECT pg_blocking_pids({startup})")),
+            "{}",
+            "the server itself knows nothing"
+        );
+
+        let looked = Looker::new("pg_locks", &[("postgres.url", &standby.url(Role::Agent))]).look().await;
+        assert_eq!(edges(&looked), BTreeSet::from([(startup, pid)]), "{version}");
+        let row = &looked.rows()[0];
+        assert_eq!(
+            (&row["blocked_mode"], &row["blocking_mode"]),
+            (&"AccessExclusiveLock".into(), &"AccessShareLock".into())
+        );
+        assert_eq!((&row["relation"], &row["depth"]), (&"public.t".into(), &1.into()));
+        assert!(looked.server.in_recovery);
+        let looked = Looker::new("pg_activity", &[("postgres.url", &standby.url(Role::Agent))]).look().await;
+        assert_eq!(looked.row("pid", startup).unwrap()["blocked_by"], Value::from(vec![pid]), "{version}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parallel_workers_are_told_as_their_leader() {
+    let mut scene = Scene::new(16);
+    scene.server.sql(
+        "CREATE TABLE big AS SELECT i FROM generate_series(1, 1000) i; GRANT ALL ON big TO plain;
+         CREATE FUNCTION slow(int) RETURNS int PARALLEL SAFE AS 'SELECT $1 FROM pg_sleep(600)' LANGUAGE sql;
+         ALTER ROLE plain SET debug_parallel_query = on; ALTER ROLE plain SET parallel_leader_participation = off;
+         ALTER ROLE plain SET min_parallel_table_scan_size = 0; ALTER ROLE plain SET parallel_setup_cost = 0;
+         ALTER ROLE plain SET parallel_tuple_cost = 0",
+    );
+    let (reader, leader) = scene.session("leader").await;
+    let token = reader.cancel_token();
+    let reading = tokio::spawn(async move { reader.batch_execute("SELECT sum(slow(i)) FROM big").await });
+    let workers = format!("SELECT count(*) FROM pg_stat_activity WHERE leader_pid = {leader} AND pid <> {leader}");
+    wait_for("workers work", BOUND, || scene.server.sql(&workers) != "0");
+    let writer = scene.waits("writer", "LOCK TABLE big IN ACCESS EXCLUSIVE MODE").await;
+    let looked = scene.look(Role::Agent).await;
+    assert_eq!(edges(&looked), BTreeSet::from([(writer, leader)]));
+    assert_eq!((&looked.rows()[0]["depth"], &looked.rows()[0]["blocking_granted"]), (&1.into(), &true.into()));
+    let activity = Looker::new("pg_activity", &[("postgres.url", &scene.server.url(Role::Agent))]).look().await;
+    assert!(activity.rows().iter().any(|row| row["leader_pid"] == leader && row["pid"] != leader));
+    assert_eq!(activity.row("pid", writer).unwrap()["blocked_by"], Value::from(vec![leader]));
+    token.cancel_query(tokio_postgres::NoTls).await.unwrap();
+    reading.await.unwrap().unwrap_err();
+}

@@ -12,8 +12,8 @@ use crate::config::{Format, Level, Log};
 
 /// Libraries and the most that they may say.
 const HELD_DOWN: &[(&str, LevelFilter)] = &[
-    // Below error it logs bodies and properties; what it does say there, amqp/ says in our words too.
-    ("lapin", LevelFilter::ERROR),
+    // Logs bodies and properties, and an orderly close as an error; what matters of it, amqp/ says in our words.
+    ("lapin", LevelFilter::OFF),
     // Logs the URL, its password included.
     ("amq_protocol", LevelFilter::OFF),
     // Logs each statement.
@@ -64,7 +64,7 @@ mod tests {
         check(Level::Info, "postgres_agent::amqp", L::DEBUG, false);
         for target in ["lapin", "lapin::channel", "lapin::returned_messages"] {
             check(Level::Trace, target, L::WARN, false);
-            check(Level::Error, target, L::ERROR, true);
+            check(Level::Trace, target, L::ERROR, false);
         }
         for target in ["amq_protocol", "amq_protocol_tcp", "amq_protocol_uri", "amq_protocol::frame"] {
             check(Level::Trace, target, L::ERROR, false);

@@ -8,7 +8,7 @@
 mod config;
 pub mod logging;
 mod pages;
-mod run;
+pub mod run;
 mod schema;
 pub mod spool;
 pub mod tap;

@@ -132,7 +132,22 @@ impl Entry {
 
     /// The JSON Schema of this collector's message, descriptions and units included.
     pub fn schema(&self) -> Schema {
-        (self.schema)(SchemaSettings::draft2020_12().into_generator())
+        // For what is written, not read: nil is never left out, so every field is required.
+        let mut schema = (self.schema)(SchemaSettings::draft2020_12().for_serialize().into_generator());
+        schema.insert("title".into(), format!("{}/{}", self.name, self.version).into());
+        // What the type leaves open and is fixed for this collector's messages.
+        let fixed = [
+            ("/properties/collector", "const", self.name.into()),
+            ("/properties/schema_version", "const", self.version.into()),
+            ("/properties/seq", "minimum", 1.into()),
+            ("/properties/events", "minItems", 1.into()),
+        ];
+        for (pointer, keyword, value) in fixed {
+            if let Some(serde_json::Value::Object(field)) = schema.pointer_mut(pointer) {
+                field.insert(keyword.into(), value);
+            }
+        }
+        schema
     }
 }
 

@@ -141,8 +141,8 @@ impl Reader {
         }
     }
 
-    /// A value of another part, by its whole path, without declaring the key. `None` if it is not given or is no
-    /// such value, which is for its own part to say.
+    /// A value of another part, by its whole path, without declaring the key; `None` if it is not given or not such
+    /// a value, which is for its own part to say.
     pub fn peek<T: Value>(&self, path: &str) -> Option<T> {
         match &self.given.get(path)?.raw {
             Raw::Toml(value) => T::from_toml(value),

@@ -35,7 +35,8 @@ pub struct Config {
     pub when_full: WhenFull,
     /// Bytes a second at the most for what waited; `None` is unlimited.
     pub replay_rate: Option<u64>,
-    segment_bytes: u64,
+    /// Bytes of one segment file, as configured.
+    pub segment_bytes: u64,
 }
 
 impl Config {

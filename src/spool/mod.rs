@@ -26,6 +26,8 @@ pub mod ranges;
 pub mod record;
 pub mod segment;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,

@@ -25,3 +25,7 @@ mod postgres_session;
 mod rig;
 /// The rig keeps its word: servers of every version, outages, and nothing left behind.
 mod rig_stands;
+/// The JSON Schemas and golden messages in schemas/ are those of the code.
+mod schemas;
+/// The floors, the absences and the names of the house, read from its sources.
+mod tidy;

@@ -1,6 +1,6 @@
 //! `tap`: decoded messages as a consumer sees them, and the proof that none is missing.
 
-mod audit;
+pub mod audit;
 mod show;
 
 use std::time::{Duration, Instant};

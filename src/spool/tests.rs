@@ -1,0 +1,386 @@
+//! The spool as a whole, driven with random actions and held against a simple model.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::fs::FileExt,
+    path::Path,
+    time::Duration,
+};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::event::status::Reason;
+
+const LOGS: [&str; 3] = ["system_metrics", "pg_locks", status::COLLECTOR];
+
+fn config(dir: &Path, max_bytes: u64) -> Config {
+    Config {
+        dir: dir.to_owned(),
+        max_bytes,
+        min_free: 0,
+        max_age: Duration::from_secs(3600),
+        sync_after: Duration::from_secs(1),
+        when_full: WhenFull::DropOldest,
+        replay_rate: None,
+        segment_bytes: 1000,
+    }
+}
+
+fn open(dir: &Path, max_bytes: u64) -> Spool {
+    Spool::open(config(dir, max_bytes), LOGS.to_vec()).expect("nobody holds it")
+}
+
+fn body(run: Uuid, log: &str, seq: u64) -> Vec<u8> {
+    format!("{run}/{log}/{seq}/{}", "x".repeat(usize::try_from(seq * 7 % 90).expect("small"))).into_bytes()
+}
+
+fn number(spool: &Spool, log: &str) -> u64 {
+    let draft = Draft { collector: log, events: 1, version: 1, zstd: false };
+    spool.number(draft, |seq| Ok(body(spool.run_id, log, seq))).expect("bodies are made")
+}
+
+/// What a status tells now; numbered and told as by the intake.
+fn tell(spool: &Spool) -> (u64, Told) {
+    let mut told = None;
+    let draft = Draft { collector: status::COLLECTOR, events: 1, version: 1, zstd: false };
+    let seq = spool.number_status(draft, |seq, tell| {
+        told = Some(tell);
+        Ok(body(spool.run_id, status::COLLECTOR, seq))
+    });
+    (seq.expect("bodies are made"), told.expect("it was asked"))
+}
+
+/// A message's identity: run, log and number.
+type Key = (String, String, u64);
+
+#[derive(Default)]
+struct Model {
+    numbered: BTreeSet<Key>,
+    acked: BTreeSet<Key>,
+    out: BTreeMap<Key, Taken>,
+}
+
+impl Model {
+    fn number(&mut self, spool: &Spool, log: &str) {
+        let seq = number(spool, log);
+        assert!(self.numbered.insert((spool.run_id.to_string(), log.to_owned(), seq)), "no number is given twice");
+    }
+
+    fn take(&mut self, spool: &Spool, log: &str, fresh: bool) -> bool {
+        let taken = if fresh { spool.take_fresh(log) } else { spool.take_waiting(log) };
+        let Some(taken) = taken else { return false };
+        let key = (taken.batch.run_id.to_string(), log.to_owned(), taken.batch.seq);
+        assert!(self.numbered.contains(&key), "{key:?} was numbered");
+        assert_eq!(taken.batch.body, body(taken.batch.run_id, log, taken.batch.seq), "what went in comes out");
+        assert!(self.out.insert(key, taken).is_none(), "what is out is not given out again");
+        true
+    }
+
+    fn settle(&mut self, spool: &Spool, nth: usize, ack: bool) {
+        let Some(key) = self.out.keys().nth(nth % self.out.len().max(1)).cloned() else { return };
+        let taken = self.out.remove(&key).expect("it is there");
+        if ack {
+            spool.ack(&key.1, taken.id);
+            self.acked.insert(key);
+        } else {
+            spool.put_back(&key.1, taken.id);
+        }
+    }
+
+    /// Delivers all there is.
+    fn drain(&mut self, spool: &Spool) {
+        spool.set_live(None);
+        self.out.clear();
+        for log in LOGS {
+            while self.take(spool, log, false) {
+                self.settle(spool, 0, true);
+            }
+        }
+    }
+
+    fn lost(told: &Told) -> BTreeSet<Key> {
+        let keys = |lost: &Lost| {
+            let last = lost.last_seq.expect("no power was cut");
+            (lost.first_seq..=last).map(|seq| (lost.run_id.clone(), lost.collector.clone(), seq)).collect::<Vec<_>>()
+        };
+        told.lost.iter().flat_map(keys).collect()
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Number(usize),
+    Fresh(usize),
+    Waiting(usize),
+    Ack(usize),
+    PutBack(usize),
+    Live(bool),
+    Keep,
+    Kill,
+    Stop,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let log = 0..LOGS.len();
+    let step = prop_oneof![
+        8 => log.clone().prop_map(Step::Number),
+        4 => log.clone().prop_map(Step::Fresh),
+        4 => log.prop_map(Step::Waiting),
+        6 => any::<usize>().prop_map(Step::Ack),
+        2 => any::<usize>().prop_map(Step::PutBack),
+        1 => any::<bool>().prop_map(Step::Live),
+        2 => Just(Step::Keep),
+        1 => Just(Step::Kill),
+        1 => Just(Step::Stop),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn everything_that_was_numbered_is_delivered_through_any_kills(steps in steps()) {
+        let folder = tempfile::tempdir()?;
+        let mut spool = open(folder.path(), 1 << 30);
+        let mut model = Model::default();
+        for step in steps {
+            match step {
+                Step::Number(log) => model.number(&spool, LOGS[log]),
+                Step::Fresh(log) => _ = model.take(&spool, LOGS[log], true),
+                Step::Waiting(log) => _ = model.take(&spool, LOGS[log], false),
+                Step::Ack(nth) => model.settle(&spool, nth, true),
+                Step::PutBack(nth) => model.settle(&spool, nth, false),
+                Step::Live(live) => {
+                    spool.set_live(live.then_some(300));
+                    if !live {
+                        model.out.clear();
+                    }
+                }
+                Step::Keep => spool.keep(),
+                Step::Kill | Step::Stop => {
+                    if matches!(step, Step::Stop) {
+                        spool.close();
+                    }
+                    // Dropping does nothing but close files: to the folder it is a kill.
+                    drop(spool);
+                    spool = open(folder.path(), 1 << 30);
+                    model.out.clear();
+                }
+            }
+        }
+        let before: BTreeSet<Key> = model.acked.clone();
+        let (_, told) = tell(&spool);
+        prop_assert_eq!(Model::lost(&told), BTreeSet::new(), "nothing was lost, so nothing is declared");
+        let waiting: BTreeSet<Key> = told.waiting.iter().flat_map(|range| {
+            (range.first_seq..=range.last_seq).map(|seq| (range.run_id.clone(), range.collector.clone(), seq)).collect::<Vec<_>>()
+        }).collect();
+        prop_assert!(model.numbered.difference(&before).all(|key| waiting.contains(key)), "what is not acked is told as waiting");
+        model.numbered.insert((spool.run_id.to_string(), status::COLLECTOR.to_owned(), told.sent[status::COLLECTOR]));
+        model.drain(&spool);
+        prop_assert_eq!(model.numbered.difference(&model.acked).count(), 0, "all is delivered");
+        prop_assert_eq!(spool.status().messages, 0);
+        spool.keep();
+        let left: u64 = LOGS.iter().flat_map(|log| std::fs::read_dir(folder.path().join(log)).into_iter().flatten())
+            .map(|file| file.expect("listed").metadata().expect("there").len()).sum();
+        prop_assert!(left <= 3 * segment::HEADER, "a settled spool keeps headers only, not {left} bytes");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_declared_and_nothing_else(numbers in prop::collection::vec(0..LOGS.len(), 50..300), kill in any::<bool>()) {
+        let folder = tempfile::tempdir()?;
+        let mut spool = open(folder.path(), 12_000);
+        let mut model = Model::default();
+        for log in numbers {
+            model.number(&spool, LOGS[log]);
+        }
+        spool.keep();
+        let bytes: u64 = LOGS.iter().flat_map(|log| std::fs::read_dir(folder.path().join(log)).into_iter().flatten())
+            .map(|file| file.expect("listed").metadata().expect("there").len()).sum();
+        prop_assert!(bytes <= 12_000, "{bytes} bytes of segments");
+        if kill {
+            drop(spool);
+            spool = open(folder.path(), 12_000);
+        }
+        let (seq, told) = tell(&spool);
+        let mut lost = Model::lost(&told);
+        model.numbered.insert((spool.run_id.to_string(), status::COLLECTOR.to_owned(), seq));
+        model.drain(&spool);
+        // The status itself may have pushed something out.
+        let (_, later) = tell(&spool);
+        lost.extend(Model::lost(&later));
+        prop_assert!(model.acked.is_disjoint(&lost), "what is declared is not delivered: it was dropped");
+        let settled: BTreeSet<Key> = model.acked.union(&lost).cloned().collect();
+        prop_assert!(settled == model.numbered, "{:?}", settled.symmetric_difference(&model.numbered));
+        prop_assert!(told.lost.iter().all(|lost| lost.reason == Reason::Evicted));
+    }
+}
+
+/// Fills a log with `records` messages without a broker and kills the agent.
+fn filled(dir: &Path, records: u64) -> Uuid {
+    let spool = open(dir, 1 << 30);
+    for _ in 0..records {
+        number(&spool, "pg_locks");
+    }
+    spool.run_id
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(dir.join("pg_locks")).expect("listed").map(|file| file.expect("listed").path()).collect();
+    paths.sort();
+    paths
+}
+
+/// What a new run delivers and declares of the log.
+fn outcome(dir: &Path) -> (BTreeSet<u64>, BTreeSet<u64>, BTreeSet<Reason>) {
+    let spool = open(dir, 1 << 30);
+    let mut delivered = BTreeSet::new();
+    while let Some(taken) = spool.take_waiting("pg_locks") {
+        assert_eq!(taken.batch.body, body(taken.batch.run_id, "pg_locks", taken.batch.seq));
+        assert!(taken.replayed, "it waited in the spool");
+        delivered.insert(taken.batch.seq);
+        spool.ack("pg_locks", taken.id);
+    }
+    let (_, told) = tell(&spool);
+    let lost = Model::lost(&told).into_iter().map(|(_, _, seq)| seq).collect();
+    (delivered, lost, told.lost.iter().map(|lost| lost.reason).collect())
+}
+
+#[test]
+fn one_flipped_byte_anywhere_costs_one_record_at_the_most_and_is_declared() {
+    let whole = tempfile::tempdir().expect("a folder");
+    filled(whole.path(), 6);
+    let name = segments(whole.path())[0].file_name().expect("a name").to_owned();
+    let bytes = std::fs::read(segments(whole.path())[0].clone()).expect("read");
+    for at in segment::HEADER..bytes.len() as u64 {
+        let folder = tempfile::tempdir().expect("a folder");
+        for file in ["agent", "mark"] {
+            std::fs::copy(whole.path().join(file), folder.path().join(file)).expect("copied");
+        }
+        std::fs::create_dir(folder.path().join("pg_locks")).expect("made");
+        let path = folder.path().join("pg_locks").join(&name);
+        std::fs::write(&path, &bytes).expect("written");
+        let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opened");
+        file.write_all_at(&[bytes[usize::try_from(at).expect("small")] ^ 0x40], at).expect("written");
+        let (delivered, lost, reasons) = outcome(folder.path());
+        assert_eq!(lost.len(), 1, "byte {at}: {lost:?} are declared");
+        assert!(delivered.is_disjoint(&lost) && delivered.len() == 5, "byte {at}");
+        assert_eq!(reasons, [Reason::Damaged].into(), "byte {at}");
+    }
+}
+
+#[test]
+fn a_record_that_was_never_finished_is_no_loss() {
+    let folder = tempfile::tempdir().expect("a folder");
+    filled(folder.path(), 3);
+    let path = segments(folder.path())[0].clone();
+    let file = std::fs::OpenOptions::new().append(true).open(&path).expect("opened");
+    // The head of a fourth record: `given` was never written for it.
+    std::io::Write::write_all(&mut &file, &[9, 0, 0, 0, 1, 2, 3, 4, 4, 0, 0, 0, 0]).expect("written");
+    let (delivered, lost, _) = outcome(folder.path());
+    assert_eq!((delivered, lost), ([1, 2, 3].into(), BTreeSet::new()));
+}
+
+#[test]
+fn a_segment_that_was_taken_away_is_missing_and_the_rest_goes_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    filled(folder.path(), 40);
+    let paths = segments(folder.path());
+    assert!(paths.len() > 3, "several segments");
+    std::fs::remove_file(&paths[1]).expect("removed");
+    let first = |path: &PathBuf| segment::Segment::parse_name(path.file_name()?.to_str()?).map(|(_, first)| first);
+    let gone: BTreeSet<u64> = (first(&paths[1]).expect("named")..first(&paths[2]).expect("named")).collect();
+    let (delivered, lost, reasons) = outcome(folder.path());
+    assert_eq!(lost, gone);
+    assert_eq!(reasons, [Reason::Missing].into());
+    assert_eq!(delivered, (1..=40).filter(|seq| !gone.contains(seq)).collect());
+}
+
+#[test]
+fn what_is_not_the_spools_is_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    filled(folder.path(), 3);
+    let log = folder.path().join("pg_locks");
+    std::fs::write(folder.path().join("README"), "hello").expect("written");
+    std::fs::write(log.join("notes.txt"), "hello").expect("written");
+    std::fs::write(log.join("00000009-0000000000000001.seg"), "no header").expect("written");
+    std::os::unix::fs::symlink("/etc/passwd", log.join("00000008-0000000000000001.seg")).expect("linked");
+    std::fs::create_dir(log.join("00000007-0000000000000001.seg")).expect("made");
+    let (delivered, lost, _) = outcome(folder.path());
+    assert_eq!((delivered, lost), ([1, 2, 3].into(), BTreeSet::new()));
+    for name in ["../README", "notes.txt", "00000009-0000000000000001.seg.damaged", "00000008-0000000000000001.seg"] {
+        assert!(log.join(name).exists(), "{name} is still there");
+    }
+}
+
+#[test]
+fn a_spool_is_held_by_one_agent() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let _first = open(folder.path(), 1 << 30);
+    match Spool::open(config(folder.path(), 1 << 30), Vec::new()) {
+        Err(Error::Held { holder, .. }) => assert_eq!(holder, std::process::id().to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn earlier_runs_are_told_until_a_status_is_confirmed_through_any_kills() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        runs.push(filled(folder.path(), 2).to_string());
+    }
+    let spool = open(folder.path(), 1 << 30);
+    let (seq, told) = tell(&spool);
+    let ids: Vec<String> = told.previous_runs.iter().map(|run| run.run_id.clone()).collect();
+    assert_eq!(ids, runs, "in their order");
+    assert!(told.previous_runs.iter().all(|run| run.last_seq == BTreeMap::from([("pg_locks".to_owned(), 2)])));
+    assert_eq!(tell(&spool).1.previous_runs.len(), 3, "told again until confirmed");
+    spool.ack(status::COLLECTOR, Id { run: 4, seq });
+    assert!(tell(&spool).1.previous_runs.is_empty());
+    spool.close();
+    drop(spool);
+    let spool = open(folder.path(), 1 << 30);
+    let ids: Vec<String> = tell(&spool).1.previous_runs.iter().map(|run| run.run_id.clone()).collect();
+    assert_eq!(ids.len(), 1, "only the last one is new");
+}
+
+#[test]
+fn without_a_usable_folder_the_agent_runs_from_memory() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").expect("written");
+    let spool = open(&file, 1 << 30);
+    assert!(spool.trouble().is_some());
+    spool.set_live(Some(1000));
+    number(&spool, "pg_locks");
+    number(&spool, "pg_locks");
+    let taken = spool.take_fresh("pg_locks").expect("from memory");
+    spool.ack("pg_locks", taken.id);
+    spool.set_live(None);
+    let (_, told) = tell(&spool);
+    let lost: Vec<_> = told.lost.iter().map(|lost| (lost.first_seq, lost.last_seq, lost.reason)).collect();
+    assert_eq!(lost, [(2, Some(2), Reason::DiskFull)], "what was not confirmed when the connection ended");
+}
+
+#[test]
+fn a_power_cut_declares_what_was_not_synced_to_the_runs_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = filled(folder.path(), 2).to_string();
+    // Another boot id in the mark: the machine was off in between.
+    let path = folder.path().join("mark");
+    let (mut mark, marked) = mark::Mark::open(&path).expect("a mark");
+    let body = mark::Body { boot: "another".into(), ..marked.body.expect("written at the start") };
+    mark.write(&body).expect("written");
+    let (delivered, ..) = {
+        let spool = open(folder.path(), 1 << 30);
+        let (_, told) = tell(&spool);
+        let lost: Vec<_> =
+            told.lost.iter().map(|lost| (&*lost.run_id, lost.first_seq, lost.last_seq, lost.reason)).collect();
+        assert_eq!(lost, [(&*run, 3, None, Reason::Power)]);
+        (std::iter::from_fn(|| spool.take_waiting("pg_locks")).count(), ())
+    };
+    assert_eq!(delivered, 2, "what is there is delivered");
+}

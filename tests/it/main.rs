@@ -17,6 +17,14 @@
 mod cli;
 /// kill -9 of the agent at random moments through outages of the broker: nothing missing, by two judges.
 mod kills;
+/// One look of a collector, decoded.
+mod looking;
+/// What every session does.
+mod pg_activity;
+/// Who waits for whom.
+mod pg_locks;
+/// Connections, their limits, and servers that hang or go away.
+mod postgres_session;
 /// Starts and ends PostgreSQL, RabbitMQ and the agent itself.
 mod rig;
 /// The rig keeps its word: servers of every version, outages, and nothing left behind.

@@ -158,3 +158,18 @@ pub fn complain(text: &str) {
     // Where stderr is gone as well there is nobody left to tell.
     let _gone = writeln!(io::stderr().lock(), "postgres-agent: {text}");
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, CommandFactory};
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_do_not_contradict_each_other() {
+        Arguments::command().debug_assert();
+        for augment in [tap::Arguments::augment_args, spool::Arguments::augment_args] {
+            augment(clap::Command::new("one")).debug_assert();
+        }
+    }
+}

@@ -76,6 +76,7 @@ fn server() -> Server {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the fields that it fills may be nil")]
 fn text(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
@@ -205,7 +206,7 @@ fn status() -> AgentStatus {
             reconnects: 2,
             trouble: text("connection refused"),
         },
-        spool: SpoolStatus { messages: 2, bytes: 4096, oldest_at: Some(NOW) },
+        spool: SpoolStatus { messages: 2, bytes: 4096, oldest_at: Some(NOW), trouble: text("no space left") },
         waiting: vec![Waiting { run_id: RUN.into(), collector: "pg_activity".into(), first_seq: 7, last_seq: 8 }],
         lost: vec![
             Lost {

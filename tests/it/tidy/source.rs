@@ -34,7 +34,8 @@ impl Source {
         };
         if is_rust(path) {
             let tokens: TokenStream = text.parse().unwrap_or_else(|error| panic!("{path}: {error}"));
-            source.read(tokens, false);
+            // `tests.rs` is the body of a `#[cfg(test)] mod tests;`.
+            source.read(tokens, path.ends_with("/tests.rs"));
         }
         source
     }

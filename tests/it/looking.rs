@@ -65,14 +65,22 @@ impl Looker {
     }
 
     pub(crate) async fn try_look(&mut self) -> Result<Looked, CollectError> {
+        let (server, event, degraded) = self.event().await?;
+        Ok(Looked { server: server.expect("the server is known"), event, degraded })
+    }
+
+    /// What a collector brings that asks no server, and what it missed.
+    pub(crate) async fn look_at_host(&mut self) -> (Value, Option<String>) {
+        let (server, event, degraded) = self.event().await.unwrap();
+        assert_eq!(server, None);
+        (event, degraded)
+    }
+
+    async fn event(&mut self) -> Result<(Option<Arc<Server>>, Value, Option<String>), CollectError> {
         let looked = self.look.look(&self.context, usize::MAX).await?;
         let Payload::Events(events) = looked.payload else { panic!("no status was asked for") };
         let [event] = events.as_slice() else { panic!("one event") };
-        Ok(Looked {
-            server: looked.server.expect("the server is known"),
-            event: rmp_serde::from_slice(event).unwrap(),
-            degraded: looked.degraded,
-        })
+        Ok((looked.server, rmp_serde::from_slice(event).unwrap(), looked.degraded))
     }
 
     pub(crate) async fn look(&mut self) -> Looked {

@@ -31,5 +31,7 @@ mod rig;
 mod rig_stands;
 /// The JSON Schemas and golden messages in schemas/ are those of the code.
 mod schemas;
+/// The host, against psutil.
+mod system_metrics;
 /// The floors, the absences and the names of the house, read from its sources.
 mod tidy;

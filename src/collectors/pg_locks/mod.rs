@@ -17,13 +17,13 @@ use std::{
 
 use super::{
     CollectError, Collector, Context,
-    correlation::Correlation,
     sight::{self, Unreadable},
 };
 use crate::{
     event::Sample,
     postgres::{Error, Param, Session},
     settings::{Reader, Section},
+    text::Correlation,
     units::Time,
 };
 use graph::{Edge, Graph, Lock, Node};

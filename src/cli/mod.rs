@@ -111,7 +111,7 @@ pub fn run() -> ExitCode {
 fn dispatch(arguments: Arguments) -> Outcome {
     let load = || load(arguments.config.as_deref()).map_err(Failure::Configuration);
     match arguments.command {
-        Command::Run(run) => run.run(&prepare(load()?)),
+        Command::Run(run) => run.run(prepare(load()?), || crate::config::load(arguments.config.as_deref())),
         Command::Tap(tap) => tap.run(&prepare(load()?)),
         Command::Schema(schema) => schema.run(&prepare(load()?)),
         // These help to mend a configuration, or have nothing to do with one.

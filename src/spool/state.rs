@@ -396,6 +396,7 @@ impl State {
             messages: self.logs.values().map(Log::messages).sum(),
             bytes: self.logs.values().map(Log::bytes).sum(),
             oldest_at: self.logs.values().filter_map(Log::oldest_at).min(),
+            trouble: self.trouble.clone(),
         }
     }
 

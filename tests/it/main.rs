@@ -13,6 +13,8 @@
     reason = "a test says what went wrong by panicking, and prints what a reader of its output wants to know"
 )]
 
+/// kill -9 of the agent at random moments through outages of the broker: nothing missing, by two judges.
+mod kills;
 /// One look of a collector, decoded.
 mod looking;
 /// What every session does.

@@ -9,9 +9,8 @@ use serde::Serialize;
 
 use super::graph::{self, Edge, Graph, Lock, Node};
 use crate::{
-    collectors::correlation::Correlation,
     postgres::{self, Error},
-    text::Policy,
+    text::{Correlation, Policy},
     units::Time,
 };
 
@@ -269,7 +268,7 @@ impl Scene<'_> {
     }
 
     fn correlation(&self, node: &Node) -> Option<String> {
-        self.correlation.id(self.parties.get(node)?.application_name.as_deref())
+        self.correlation.find(self.parties.get(node)?.application_name.as_deref()?)
     }
 }
 

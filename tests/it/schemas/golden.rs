@@ -205,7 +205,7 @@ fn status() -> AgentStatus {
             reconnects: 2,
             trouble: text("connection refused"),
         },
-        spool: SpoolStatus { messages: 2, bytes: 4096, oldest_at: Some(NOW) },
+        spool: SpoolStatus { messages: 2, bytes: 4096, oldest_at: Some(NOW), trouble: None },
         waiting: vec![Waiting { run_id: RUN.into(), collector: "pg_activity".into(), first_seq: 7, last_seq: 8 }],
         lost: vec![
             Lost {

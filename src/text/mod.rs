@@ -1,0 +1,79 @@
+//! Texts: what of a query may leave the host, and the correlation ids in application names.
+//!
+//! [`Policy`] is the one gate for every text of a query that gets into a message. Whatever is configured, passwords
+//! never pass it, not even from a text that was cut in the middle of one.
+//!
+//! Ids and tags that stand in comments are to be read before: the gate drops comments.
+//!
+//! Pure; time is linear in a text's length.
+
+mod correlation;
+mod lexer;
+mod mask;
+
+use crate::settings::{Choice, Reader, Section};
+
+pub use correlation::Correlation;
+
+/// What follows a text that was cut by a configured limit.
+const TRUNCATED: &str = "...[truncated]";
+
+/// How much of a query's text may leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueryText {
+    /// All but passwords.
+    Raw,
+    /// `$n` for each literal, and no comments.
+    Normalized,
+    /// Nothing.
+    Off,
+}
+
+impl Choice for QueryText {
+    const CHOICES: &'static [(&'static str, Self)] =
+        &[("raw", Self::Raw), ("normalized", Self::Normalized), ("off", Self::Off)];
+}
+
+/// What may leave the host of texts: the `[privacy]` table.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// How much of a query's text may leave.
+    pub query_text: QueryText,
+}
+
+impl Section for Policy {
+    fn read(reader: &mut Reader) -> Self {
+        let query_text = reader.key(
+            "query_text",
+            QueryText::Raw,
+            "What of queries leaves the host: \"raw\" their text, \"normalized\" $n for each literal and no comments, \
+             \"off\" nothing. Passwords never leave: a literal after PASSWORD, and what follows password= inside any \
+             literal.",
+        );
+        Self { query_text }
+    }
+}
+
+impl Policy {
+    /// What may leave of a query's text: at most `max_chars` characters of it, then `...[truncated]`.
+    /// `None` if nothing may.
+    ///
+    /// The text may have been cut anywhere by the server. Where it is not clear whether something is a literal or a
+    /// password, it is taken for one.
+    pub fn clean(&self, text: &str, max_chars: usize) -> Option<String> {
+        let mut clean = match self.query_text {
+            QueryText::Off => return None,
+            QueryText::Raw => mask::without_passwords(text),
+            QueryText::Normalized => mask::normalized(text),
+        };
+        // Cut last: what is masked must not become visible because its end was cut away.
+        if let Some((end, _)) = clean.char_indices().nth(max_chars) {
+            clean.truncate(end);
+            clean.push_str(TRUNCATED);
+        }
+        Some(clean)
+    }
+}
+
+#[cfg(test)]
+mod tests;

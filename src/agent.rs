@@ -235,8 +235,8 @@ impl Looks {
         }
     }
 
-    /// Stops all schedules and waits for them.
-    async fn stop(&mut self) {
+    /// Stops all schedules and waits for them. Gone with it is their end of the channel to the intake.
+    async fn stop(mut self) {
         self.stops.values().for_each(|stop| _ = stop.send(true));
         while self.tasks.join_next().await.is_some() {}
     }

@@ -6,7 +6,6 @@
 //! A collector knows nothing of its schedule and of where its samples go: `agent` runs it.
 
 pub mod agent_status;
-pub mod correlation;
 pub mod pg_activity;
 pub mod pg_locks;
 pub mod pg_statements;

@@ -14,7 +14,6 @@ use serde::Serialize;
 
 use super::{
     CollectError, Collector, Context,
-    correlation::Correlation,
     pg_locks::{graph, waits},
     sight::{self, Unreadable},
 };
@@ -22,7 +21,7 @@ use crate::{
     event::Sample,
     postgres::{self, Param},
     settings::{Reader, Section},
-    text::Policy,
+    text::{Correlation, Policy},
     units::Time,
 };
 
@@ -217,8 +216,9 @@ impl Seen {
         let kind =
             [text("datname")?, state.clone(), text("wait_event_type")?, text("wait_event")?, text("backend_type")?];
         let hidden: bool = row.get("hidden")?;
-        // The server's own processes are hidden too, but never have a row.
-        if hidden && (kind.iter().any(Option::is_some) || text("usename")?.is_some()) {
+        // The server's own processes are hidden too, but never have a row: they have no database and no name.
+        let named = text("application_name")?.is_some_and(|name| !name.is_empty());
+        if hidden && (named || kind.first().is_some_and(Option::is_some)) {
             self.hidden += 1;
         }
         *self.sessions.entry(kind).or_default() += 1;
@@ -234,7 +234,8 @@ fn read(row: &postgres::Row, hidden: bool, config: &Config, texts: &Policy) -> R
     let whole: Option<String> = row.get::<Option<String>>("query")?.filter(|_| !hidden);
     let most = usize::try_from(config.query_max_chars).unwrap_or(usize::MAX);
     let cut: Option<bool> = row.get("cut")?;
-    let too_long = whole.as_ref().is_some_and(|whole| whole.chars().nth(most).is_some());
+    let query = whole.and_then(|whole| texts.clean(&whole, most));
+    let too_long = query.as_ref().is_some_and(|query| query.chars().nth(most).is_some());
     let application_name: Option<String> = row.get("application_name")?;
     Ok(Row {
         pid: row.get("pid")?,
@@ -248,8 +249,8 @@ fn read(row: &postgres::Row, hidden: bool, config: &Config, texts: &Policy) -> R
         wait_event_type: row.get("wait_event_type")?,
         wait_event: row.get("wait_event")?,
         state: row.get("state")?,
-        query_truncated: whole.as_ref().and(if too_long { Some(true) } else { cut }),
-        query: whole.and_then(|whole| texts.clean(&whole, most)),
+        query_truncated: query.as_ref().and(if too_long { Some(true) } else { cut }),
+        query,
         backend_type: row.get("backend_type")?,
         correlation_id: config.correlation.id(application_name.as_deref()),
         application_name,

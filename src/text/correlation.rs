@@ -2,9 +2,12 @@
 //!
 //! PostgreSQL cuts `application_name` at 63 bytes, so a pattern finds an id only when it is whole.
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 
 use crate::settings::Reader;
+
+/// The key's name within `collectors.pg_activity`.
+const KEY: &str = "correlation_pattern";
 
 /// `bitville-` and a UUID, as hexadecimal digits of either case.
 const PATTERN: &str = "(?i)bitville-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})";
@@ -19,32 +22,39 @@ impl Correlation {
     /// # Errors
     /// What the pattern must be, for one that is none or has no group.
     pub fn new(pattern: &str) -> Result<Self, String> {
+        // Large repetitions could take megabytes: a pattern over 63 bytes of text needs none.
+        let regex = RegexBuilder::new(pattern).size_limit(1 << 20).build();
         // The regex crate's errors are drawings over several lines; their last line says what is wrong.
         let why = |error: regex::Error| error.to_string().lines().last().unwrap_or_default().trim().to_owned();
-        let regex =
-            Regex::new(pattern).map_err(|error| format!("a regular expression with a group ({})", why(error)))?;
+        let regex = regex.map_err(|error| format!("a regular expression with a group ({})", why(error)))?;
         if regex.captures_len() < 2 {
             return Err("a regular expression with a group, in round brackets, around the id".into());
         }
         Ok(Self(Some(regex)))
     }
 
-    /// The key `correlation_pattern` of the current table.
+    /// Declares the key in the reader's current table, which is that of `pg_activity`.
     pub fn read(reader: &mut Reader) -> Self {
         let pattern = reader.checked(
-            "correlation_pattern",
+            KEY,
             PATTERN.to_owned(),
-            "Regular expression over application_name. Its first group is the correlation id, which is sent in lower \
-             case.",
+            "Regular expression over application_name; its first group is the correlation id, sent in lower case.",
             |pattern| Self::new(pattern).map(drop),
         );
         // Only a pattern that was checked comes here.
         Self::new(&pattern).unwrap_or(Self(None))
     }
 
+    /// The pattern that another part has for its own at `path`.
+    pub fn peek(reader: &Reader, path: &str) -> Self {
+        let pattern: Option<String> = reader.peek(path);
+        // A pattern that is wrong is a mistake already, which that part tells.
+        Self::new(pattern.as_deref().unwrap_or(PATTERN)).unwrap_or(Self(None))
+    }
+
     /// The id in lower case; `None` if there is none, or only part of one.
-    pub fn find(&self, application_name: &str) -> Option<String> {
-        let id = self.0.as_ref()?.captures(application_name)?.get(1)?;
+    pub fn id(&self, application_name: Option<&str>) -> Option<String> {
+        let id = self.0.as_ref()?.captures(application_name?)?.get(1)?;
         Some(id.as_str().to_lowercase())
     }
 }
@@ -58,7 +68,7 @@ mod tests {
     #[track_caller]
     fn check(pattern: &str, application_name: &str, want: Option<&str>) {
         let correlation = Correlation::new(pattern).expect("compiles");
-        assert_eq!(correlation.find(application_name).as_deref(), want, "{application_name:?}");
+        assert_eq!(correlation.id(Some(application_name)).as_deref(), want, "{application_name:?}");
     }
 
     #[test]

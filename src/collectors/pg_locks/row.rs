@@ -9,9 +9,8 @@ use serde::Serialize;
 
 use super::graph::{self, Edge, Graph, Lock, Node};
 use crate::{
-    collectors::correlation::Correlation,
     postgres::{self, Error},
-    text::Policy,
+    text::{Correlation, Policy},
     units::Time,
 };
 

@@ -118,6 +118,30 @@ impl Server {
         server
     }
 
+    /// A primary and a standby that follows it: a copy of its data folder, taken while it was stopped.
+    pub(crate) fn with_standby(version: u32) -> (Self, Self) {
+        let primary = Self::private(version);
+        primary.stop(Stop::Fast);
+        let folder = Folder::new(&format!("pg{version}s"));
+        let sockets = folder.owned_by("s", USER);
+        let data = folder.path().join("data");
+        must(Command::new("cp").arg("-a").arg(primary.data_dir()).arg(&data));
+        let standby = Self { version, port: free_port(), process: Mutex::new(None), folder };
+        let own = format!(
+            "port = {}\nunix_socket_directories = '{}'\nprimary_conninfo = 'host=127.0.0.1 port={} user=postgres'\n",
+            standby.port,
+            sockets.display(),
+            primary.port
+        );
+        fs::write(data.join("postgresql.auto.conf"), format!("{SETTINGS}{own}hot_standby = on\n")).unwrap();
+        fs::write(data.join("standby.signal"), "").unwrap();
+        primary.start();
+        standby.start();
+        let caught_up = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
+        wait_for("the standby follows", BOUND, || primary.sql(caught_up) == "1");
+        (primary, standby)
+    }
+
     pub(crate) fn version(&self) -> u32 {
         self.version
     }

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use postgres_agent::{
-    collectors::{self, pg_activity, pg_locks},
+    collectors::{self, pg_activity, pg_locks, system_metrics},
     event::{
         Body, Message, NoSummary, Sample, Server,
         status::{AgentStatus, Lost, Occasion, PreviousRun, Reason, SpoolStatus, Waiting},
@@ -27,7 +27,7 @@ pub(super) fn message(collector: &str) -> Vec<u8> {
         "pg_activity" => event(Some(server()), Some(activity_summary()), vec![activity()]),
         "pg_statements" => event(Some(server()), None::<NoSummary>, vec![collectors::pg_statements::Row {}]),
         "pg_locks" => event(Some(server()), Some(locks_summary()), vec![lock()]),
-        "system_metrics" => event(None, None::<NoSummary>, vec![collectors::system_metrics::Row {}]),
+        "system_metrics" => event(None, None::<NoSummary>, metrics()),
         other => panic!("{other} has no golden message yet: make one here"),
     };
     let labels = BTreeMap::from([("env".to_owned(), "prod".to_owned())]);
@@ -65,6 +65,67 @@ fn event<D: Body, S: Serialize>(server: Option<Server>, summary: Option<S>, data
     (server, sample.encode(usize::MAX).expect("encodes"))
 }
 
+fn metrics() -> system_metrics::Data {
+    use system_metrics::{Cgroup, Cpu, DiskIo, DiskUsage, Memory, NetworkIo, Pressure, Stall, Stalls, Swap};
+    let stalls = || Stalls {
+        some: Stall { avg10: 1.5, avg60: 0.75, avg300: 0.2, total_us: 123_456 },
+        full: Stall { avg10: 0.0, avg60: 0.0, avg300: 0.0, total_us: 0 },
+    };
+    system_metrics::Data {
+        cpu: Some(Cpu {
+            percent: 12.5,
+            count_physical: Some(4),
+            count_logical: 8,
+            load_avg_1m: 0.41,
+            load_avg_5m: 0.52,
+            load_avg_15m: 0.6,
+        }),
+        memory: Some(Memory {
+            total: 16_777_216_000,
+            available: 12_582_912_000,
+            used: 4_194_304_000,
+            percent: 25.0,
+            buffers: 104_857_600,
+            cached: 8_388_608_000,
+        }),
+        swap: Some(Swap { total: 1_000_000_000, used: 250_000_000, free: 750_000_000, percent: 25.0 }),
+        disk_io: Some(DiskIo {
+            read_count: 1000,
+            write_count: 2000,
+            read_bytes: 8_192_000,
+            write_bytes: 16_384_000,
+            read_time_ms: 350,
+            write_time_ms: 900,
+        }),
+        network_io: Some(NetworkIo {
+            bytes_sent: 1_000_000,
+            bytes_recv: 2_000_000,
+            packets_sent: 1500,
+            packets_recv: 1600,
+            errin: 0,
+            errout: 0,
+            dropin: 3,
+            dropout: 0,
+        }),
+        disk_usage: BTreeMap::from([
+            (
+                "/var/lib/postgresql".to_owned(),
+                Some(DiskUsage { total: 100_000_000, used: 40_000_000, free: 55_000_000, percent: 42.1 }),
+            ),
+            ("/mnt/away".to_owned(), None),
+        ]),
+        cgroup: Some(Cgroup {
+            memory_limit: Some(536_870_912),
+            memory_used: Some(20_971_520),
+            cpu_limit: Some(1.5),
+            cpu_usage_us: Some(4_200_000),
+            throttled_count: Some(2),
+            throttled_us: Some(15_000),
+        }),
+        pressure: Some(Pressure { cpu: stalls(), memory: stalls(), io: stalls() }),
+    }
+}
+
 fn server() -> Server {
     Server {
         system_identifier: "7434567890123456789".into(),
@@ -76,6 +137,7 @@ fn server() -> Server {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the fields that it fills may be nil")]
 fn text(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
@@ -205,7 +267,7 @@ fn status() -> AgentStatus {
             reconnects: 2,
             trouble: text("connection refused"),
         },
-        spool: SpoolStatus { messages: 2, bytes: 4096, oldest_at: Some(NOW) },
+        spool: SpoolStatus { messages: 2, bytes: 4096, oldest_at: Some(NOW), trouble: text("no space left") },
         waiting: vec![Waiting { run_id: RUN.into(), collector: "pg_activity".into(), first_seq: 7, last_seq: 8 }],
         lost: vec![
             Lost {

@@ -412,4 +412,4 @@ outage
 chapter "the proof, from the messages alone"
 audit
 say "${dim}$((SECONDS - begun)) s beside installing and building. On a database of your own, without broker or spool:${plain}"
-say "${dim}$agent_binary collect  (reads PGHOST, PGUSER, … like psql; changes nothing)${plain}"
+say "${dim}$agent_binary collect --format table  (reads PGHOST, PGUSER, … like psql; changes nothing)${plain}"

@@ -3,18 +3,20 @@
 //! It stops in the direction of the data: the collectors, then the intake (everything has its number), then the publisher
 //! (what is fresh is delivered as far as the time allows), then the spool is closed.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use tokio::{sync::watch, task::JoinSet};
-use tracing::{error, info};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tracing::{error, info, warn};
 
 use crate::{
-    backoff,
     batch::{
         Batcher,
         channel::{Item, Sender, channel},
     },
-    collectors::{self, Context, schedule::Schedule, take_status},
+    collectors::{self, Context, Plan, schedule::Schedule, take_status},
     config::{self, Config},
     event::{
         Payload,
@@ -49,13 +51,26 @@ fn deadline(config: &Config) -> std::time::Duration {
     config.postgres.statement_timeout * 2 + std::time::Duration::from_secs(10)
 }
 
+/// A configuration that was read again while the agent runs.
+#[derive(Debug)]
+pub struct Reload {
+    /// The new configuration.
+    pub config: Config,
+    /// The keys whose values differ, by their whole path.
+    pub changed: Vec<String>,
+}
+
 /// Runs the agent until `stop` is true.
 ///
 /// # Errors
 /// Why it cannot run: another agent has the spool, or one of its own parts ended.
-pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
-    let routing_key =
-        config.amqp.routing_key.fill(&config.agent.name, &config.agent.labels).map_err(Error::RoutingKey)?;
+pub async fn run(
+    config: Config,
+    mut stop: watch::Receiver<bool>,
+    mut reloads: mpsc::Receiver<Reload>,
+) -> Result<(), Error> {
+    let routing_key = config.amqp.routing_key.fill(&config.agent.name, &config.agent.labels);
+    let routing_key = routing_key.map_err(Error::RoutingKey)?;
     let health = Arc::new(Health::default());
     let database = postgres::Database::new(&config.postgres, &config.retry)?;
     let spool = Arc::new(Spool::open(config.spool.clone(), collectors::by_importance())?);
@@ -79,22 +94,25 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let mut publisher = tokio::spawn(publisher.run(phases));
     let mut keeper = tokio::spawn(keep(Arc::clone(&spool)));
     let max_event_bytes = Batcher::max_event_bytes(&config.publisher.batch, speaker.envelope());
-    let mut looks = spawn_collectors(&config, &context, &samples, max_event_bytes, &stop);
+    let mut looks = Looks::start(&config, context, samples.clone(), max_event_bytes);
 
-    let ended = tokio::select! {
-        biased;
-        _ = stop.wait_for(|stop| *stop) => None,
-        _ = &mut intake => Some("intake"),
-        _ = &mut publisher => Some("publisher"),
-        _ = &mut keeper => Some("spool's keeper"),
-        _ = looks.join_next() => Some("collectors' schedule"),
+    let ended = loop {
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break None,
+            _ = &mut intake => break Some("intake"),
+            _ = &mut publisher => break Some("publisher"),
+            _ = &mut keeper => break Some("spool's keeper"),
+            () = looks.ended() => break Some("collectors' schedule"),
+            Some(reload) = reloads.recv() => looks.reload(&reload),
+        }
     };
     if let Some(part) = ended {
         return Err(Error::Ended(part));
     }
     info!("stopping");
     let until = Instant::now() + config.agent.shutdown_timeout;
-    while looks.join_next().await.is_some() {}
+    looks.stop().await;
     say(&samples, &health, Occasion::Stopping, &config).await;
     drop(samples);
     ended_well("intake", intake.await);
@@ -123,8 +141,12 @@ pub fn speaker(config: &Config, agent_id: Option<String>, run_id: String) -> Spe
 /// Hands a status over that is not on the schedule.
 async fn say(samples: &Sender, health: &Health, occasion: Occasion, config: &Config) {
     let plans = &config.collectors.plans;
-    for plan in plans.iter().filter(|plan| !plan.enabled) {
-        health.collector(plan.name, |collector| collector.state = State::Disabled);
+    for plan in plans {
+        health.collector(plan.name, |collector| {
+            if !plan.enabled {
+                collector.state = State::Disabled;
+            }
+        });
     }
     let version = plans.iter().find(|plan| plan.name == status::COLLECTOR).map_or(1, |plan| plan.version);
     let payload = Payload::Status(Box::new(take_status(occasion, health)));
@@ -138,26 +160,86 @@ async fn say(samples: &Sender, health: &Health, occasion: Occasion, config: &Con
     }
 }
 
-fn spawn_collectors(
-    config: &Config,
-    context: &Context,
-    samples: &Sender,
+/// The collectors' schedules, each with its own way to be stopped.
+struct Looks {
+    tasks: JoinSet<&'static str>,
+    stops: BTreeMap<&'static str, watch::Sender<bool>>,
+    context: Context,
+    samples: Sender,
     max_event_bytes: usize,
-    stop: &watch::Receiver<bool>,
-) -> JoinSet<()> {
-    let mut looks = JoinSet::new();
-    for plan in config.collectors.plans.iter().filter(|plan| plan.enabled) {
+}
+
+impl Looks {
+    fn start(config: &Config, context: Context, samples: Sender, max_event_bytes: usize) -> Self {
+        let mut looks = Self { tasks: JoinSet::new(), stops: BTreeMap::new(), context, samples, max_event_bytes };
+        config.collectors.plans.iter().for_each(|plan| looks.spawn(plan, config));
+        looks
+    }
+
+    fn spawn(&mut self, plan: &Plan, config: &Config) {
+        if !plan.enabled {
+            return;
+        }
+        let (stop, stopped) = watch::channel(false);
         let schedule = Schedule {
             plan: plan.clone(),
-            context: context.clone(),
-            samples: samples.clone(),
-            max_event_bytes,
+            context: self.context.clone(),
+            samples: self.samples.clone(),
+            max_event_bytes: self.max_event_bytes,
             deadline: deadline(config),
-            retry: backoff::Config::clone(&config.retry),
+            retry: config.retry.clone(),
         };
-        looks.spawn(schedule.run(stop.clone()));
+        let name = plan.name;
+        self.stops.insert(name, stop);
+        self.tasks.spawn(async move {
+            schedule.run(stopped).await;
+            name
+        });
     }
-    looks
+
+    /// Begins those collectors anew whose keys changed, and names what only a restart can change.
+    fn reload(&mut self, reload: &Reload) {
+        let starts = |key: &String, table: &str| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
+        let texts = reload.changed.iter().any(|key| starts(key, "privacy"));
+        self.context.texts = reload.config.privacy.clone();
+        for plan in &reload.config.collectors.plans {
+            let table = format!("collectors.{}", plan.name);
+            if !texts && !reload.changed.iter().any(|key| starts(key, &table)) {
+                continue;
+            }
+            if let Some(stop) = self.stops.remove(plan.name) {
+                // A schedule that is gone already needs no word.
+                let _gone = stop.send(true);
+            }
+            let state = if plan.enabled { State::Ok } else { State::Disabled };
+            self.context.health.collector(plan.name, |collector| (collector.state, collector.reason) = (state, None));
+            self.spawn(plan, &reload.config);
+            info!(collector = plan.name, "begun anew with its new configuration");
+        }
+        let applied =
+            |key: &&String| starts(key, "collectors") || starts(key, "privacy") || key.as_str() == "log.level";
+        let later: Vec<&String> = reload.changed.iter().filter(|key| !applied(key)).collect();
+        if !later.is_empty() {
+            warn!(keys = ?later, "these keys are in force after a restart only");
+        }
+    }
+
+    /// Waits until a schedule ends that nobody stopped, which none ever should.
+    async fn ended(&mut self) {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok(name)) if self.stops.get(name).is_none_or(|stop| !stop.is_closed()) => {}
+                Some(_) => return,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Stops all schedules and waits for them. Gone with it is their end of the channel to the intake.
+    async fn stop(mut self) {
+        self.stops.values().for_each(|stop| _ = stop.send(true));
+        while self.tasks.join_next().await.is_some() {}
+    }
 }
 
 /// Does the spool's duties when they are due, off the threads that others need.

@@ -7,7 +7,7 @@
 # and builds cargo-deny, into a cache that later runs use. Ends with "N passed, N failed"; exit status 1 if any failed.
 # POSTGRES_AGENT_KILLS=100 makes the fault loop longer (tests/it/kills.rs).
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 DENY=0.20.2
 CACHE=$(tests/servers.sh --where)

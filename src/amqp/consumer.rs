@@ -79,7 +79,8 @@ impl Consumer {
                 let key = key.as_str().into();
                 channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default()).await?;
             }
-            let inner = consume(&channel, &queue).await?;
+            // Nobody else reads it: nothing need be held until the end.
+            let inner = consume(&channel, &queue, true).await?;
             Ok((channel, inner, queue))
         };
         let (channel, inner, queue) = connection.limited("making a temporary queue", setup).await?;
@@ -97,7 +98,7 @@ impl Consumer {
             if acking {
                 channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
             }
-            let inner = consume(&channel, queue).await?;
+            let inner = consume(&channel, queue, false).await?;
             Ok((channel, inner))
         };
         let (channel, inner) = connection.limited("reading the queue", setup).await?;
@@ -147,8 +148,8 @@ impl Consumer {
     }
 }
 
-async fn consume(channel: &lapin::Channel, queue: &str) -> lapin::Result<lapin::Consumer> {
-    let options = BasicConsumeOptions::default();
+async fn consume(channel: &lapin::Channel, queue: &str, no_ack: bool) -> lapin::Result<lapin::Consumer> {
+    let options = BasicConsumeOptions { no_ack, ..Default::default() };
     channel.basic_consume(queue.into(), "postgres-agent-tap".into(), options, FieldTable::default()).await
 }
 

@@ -224,6 +224,25 @@ impl Connection {
         })
     }
 
+    /// Whether there is an exchange of this name, without making one.
+    ///
+    /// # Errors
+    /// Why that cannot be told.
+    pub async fn has_exchange(&self, config: &Config) -> Result<bool, Error> {
+        let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
+        let look = async {
+            let channel = self.inner.create_channel().await?;
+            let name = config.exchange.as_str().into();
+            channel.exchange_declare(name, ExchangeKind::Topic, options, FieldTable::default()).await?;
+            channel.close(200, "done".into()).await
+        };
+        match self.limited("looking for the exchange", look).await {
+            Ok(()) => Ok(true),
+            Err(Error::Channel { code: 404, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Opens a channel with publisher confirms.
     ///
     /// # Errors

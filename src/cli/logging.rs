@@ -3,10 +3,13 @@
 //! Some targets are held down whatever the level is: lapin logs each returned message with its body, and the broker's
 //! URL with its password.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    sync::OnceLock,
+};
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{Layer, Registry, filter::Targets, fmt, layer::SubscriberExt};
+use tracing_subscriber::{Layer, Registry, filter::Targets, fmt, layer::SubscriberExt, reload};
 
 use crate::config::{Format, Level, Log};
 
@@ -31,8 +34,20 @@ pub fn start(log: Log) {
         Format::Text => lines.boxed(),
         Format::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
     };
-    let subscriber = Registry::default().with(lines.with_filter(filter(log.level)));
+    let (level, handle) = reload::Layer::new(filter(log.level));
+    let subscriber = Registry::default().with(lines.with_filter(level));
     let _already_started = tracing::subscriber::set_global_default(subscriber);
+    let _already_started = LEVEL.set(handle);
+}
+
+static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
+/// Changes the level from now on.
+pub fn set_level(level: Level) {
+    if let Some(handle) = LEVEL.get() {
+        // It fails only where the log is gone.
+        let _gone = handle.reload(filter(level));
+    }
 }
 
 fn filter(level: Level) -> Targets {

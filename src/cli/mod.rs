@@ -5,6 +5,8 @@
 //!
 //! Help, completions and the man page are made from the definitions here and in the commands' own files.
 
+mod check;
+mod collect;
 mod config;
 pub mod logging;
 mod pages;
@@ -55,6 +57,8 @@ Exit status:
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Check(check::Arguments),
+    Collect(collect::Arguments),
     Tap(tap::Arguments),
     Schema(schema::Arguments),
     Config(config::Arguments),
@@ -109,9 +113,11 @@ pub fn run() -> ExitCode {
 }
 
 fn dispatch(arguments: Arguments) -> Outcome {
-    let load = || load(arguments.config.as_deref()).map_err(Failure::Configuration);
+    let load = || load(arguments.config.as_deref());
     match arguments.command {
-        Command::Run(run) => run.run(&prepare(load()?)),
+        Command::Run(run) => run.run(prepare(load()?), load),
+        Command::Check(check) => check.run(load().map(prepare)),
+        Command::Collect(collect) => collect.run(&prepare(load()?)),
         Command::Tap(tap) => tap.run(&prepare(load()?)),
         Command::Schema(schema) => schema.run(&prepare(load()?)),
         // These help to mend a configuration, or have nothing to do with one.
@@ -151,4 +157,19 @@ pub fn say(text: &str) -> Outcome {
 pub fn complain(text: &str) {
     // Where stderr is gone as well there is nobody left to tell.
     let _gone = writeln!(io::stderr().lock(), "postgres-agent: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, CommandFactory};
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_do_not_contradict_each_other() {
+        Arguments::command().debug_assert();
+        for augment in [tap::Arguments::augment_args, spool::Arguments::augment_args] {
+            augment(clap::Command::new("one")).debug_assert();
+        }
+    }
 }

@@ -1,39 +1,47 @@
 //! `run`: the sidecar.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use clap::Args;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 use tracing::{error, info, warn};
 
 use super::{Failure, Outcome};
-use crate::{agent, config::Loaded, spool};
+use crate::{
+    agent::{self, Reload},
+    config::{Loaded, Mistakes},
+    spool,
+};
 
 /// Collect, spool and publish until SIGTERM or SIGINT
 ///
 /// A second signal stops at once; what was not yet delivered is in the spool. A database or broker that is away at the
-/// start is an outage like any other: it is waited for without end.
+/// start is an outage like any other: it is waited for without end. SIGHUP reads the configuration again: collectors,
+/// privacy and log level change at once, everything else with the next start; password files are read at each connect.
 ///
 /// Exit status: 0 after a clean stop, 75 if another agent holds the spool, 78 on a bad configuration, 1 otherwise.
 #[derive(Debug, Args)]
 pub struct Arguments {}
 
 impl Arguments {
-    /// Runs the agent.
+    /// Runs the agent. `load` reads the configuration again.
     ///
     /// # Errors
     /// Why it could not run, or ended by itself.
-    pub fn run(self, loaded: &Loaded) -> Outcome {
+    pub fn run(self, loaded: Loaded, load: impl Fn() -> Result<Loaded, Mistakes>) -> Outcome {
         let Self {} = self;
         let runtime = super::runtime()?;
         let (stop, stopped) = watch::channel(false);
+        let (reload, reloads) = mpsc::channel(1);
         let config = loaded.config.clone();
         let result = runtime.block_on(async {
-            let agent = agent::run(config, stopped);
+            let agent = agent::run(config, stopped, reloads);
             tokio::select! {
                 result = agent => result,
-                never = signals(stop) => match never {},
+                never = signals(stop, reload, loaded, load) => match never {},
             }
         });
         // Nothing that still waits for a network may keep the process: what matters is in the spool.
@@ -47,8 +55,14 @@ impl Arguments {
 
 enum Never {}
 
-/// Hears the signals: the first SIGTERM or SIGINT asks the agent to stop, the second one ends the process.
-async fn signals(stop: watch::Sender<bool>) -> Never {
+/// Hears the signals: the first SIGTERM or SIGINT asks the agent to stop, the second one ends the process; SIGHUP reads
+/// the configuration again.
+async fn signals(
+    stop: watch::Sender<bool>,
+    reload: mpsc::Sender<Reload>,
+    mut loaded: Loaded,
+    load: impl Fn() -> Result<Loaded, Mistakes>,
+) -> Never {
     let heard = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
     let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = heard else {
         error!("cannot listen to signals; the agent can only be killed, which loses nothing");
@@ -59,7 +73,17 @@ async fn signals(stop: watch::Sender<bool>) -> Never {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             _ = hangup.recv() => {
-                info!("password files are read anew at each connect; everything else is read at a start");
+                match load() {
+                    Err(mistakes) => error!(%mistakes, "the configuration was read again and is refused; the old one stays in force"),
+                    Ok(new) => {
+                        let changed = changed(&loaded, &new);
+                        info!(?changed, "the configuration was read again");
+                        super::logging::set_level(new.config.log.level);
+                        // The agent may be stopping: then nothing needs to be in force any more.
+                        let _stopping = reload.send(Reload { config: new.config.clone(), changed }).await;
+                        loaded = new;
+                    }
+                }
                 continue;
             }
         }
@@ -68,4 +92,14 @@ async fn signals(stop: watch::Sender<bool>) -> Never {
             std::process::exit(1);
         }
     }
+}
+
+/// The keys whose values differ. Of a URL, whatever is masked in it is not seen: a new password needs a new connection.
+fn changed(old: &Loaded, new: &Loaded) -> Vec<String> {
+    let values = |loaded: &Loaded| -> BTreeMap<String, Option<String>> {
+        loaded.known.iter().map(|known| (known.path.clone(), known.value.clone())).collect()
+    };
+    let (old, new) = (values(old), values(new));
+    let paths: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    paths.into_iter().filter(|path| old.get(*path) != new.get(*path)).cloned().collect()
 }

@@ -234,7 +234,8 @@ fn read(row: &postgres::Row, hidden: bool, config: &Config, texts: &Policy) -> R
     let whole: Option<String> = row.get::<Option<String>>("query")?.filter(|_| !hidden);
     let most = usize::try_from(config.query_max_chars).unwrap_or(usize::MAX);
     let cut: Option<bool> = row.get("cut")?;
-    let too_long = whole.as_ref().is_some_and(|whole| whole.chars().nth(most).is_some());
+    let query = whole.and_then(|whole| texts.clean(&whole, most));
+    let too_long = query.as_ref().is_some_and(|query| query.chars().nth(most).is_some());
     let application_name: Option<String> = row.get("application_name")?;
     Ok(Row {
         pid: row.get("pid")?,
@@ -248,8 +249,8 @@ fn read(row: &postgres::Row, hidden: bool, config: &Config, texts: &Policy) -> R
         wait_event_type: row.get("wait_event_type")?,
         wait_event: row.get("wait_event")?,
         state: row.get("state")?,
-        query_truncated: whole.as_ref().and(if too_long { Some(true) } else { cut }),
-        query: whole.and_then(|whole| texts.clean(&whole, most)),
+        query_truncated: query.as_ref().and(if too_long { Some(true) } else { cut }),
+        query,
         backend_type: row.get("backend_type")?,
         correlation_id: config.correlation.id(application_name.as_deref()),
         application_name,

@@ -67,6 +67,8 @@ pub struct SpoolStatus {
     pub bytes: u64,
     /// When the oldest message that waits was numbered; nil if none waits.
     pub oldest_at: Option<Time>,
+    /// Why the agent keeps messages in memory only, and what mends it; nil if the disk takes them.
+    pub trouble: Option<String>,
 }
 
 /// A range of messages that the spool still holds.

@@ -130,3 +130,44 @@ impl Database {
         self.0.connections()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::settings::{Given, Origin, Raw};
+
+    /// All mistakes, with these settings and variables.
+    #[track_caller]
+    fn check(settings: &[(&str, &str)], variables: &[(&str, &str)], want: &[&str]) {
+        let given = |(path, text): &(&str, &str)| {
+            let origin = Origin::Variable((*path).to_owned());
+            (format!("postgres.{path}"), Given { raw: Raw::Text((*text).to_owned()), origin })
+        };
+        let mut reader = Reader::new(settings.iter().map(given).collect::<BTreeMap<_, _>>());
+        let environment = Environment {
+            variables: variables.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            user: Some("me".into()),
+            home: None,
+        };
+        let config = reader.table("postgres", |reader| Config::read_in(reader, &environment));
+        let (mistakes, known) = reader.finish();
+        let told: Vec<String> = mistakes.into_iter().map(|mistake| mistake.0).collect();
+        assert_eq!(told.len(), want.len(), "{told:?}");
+        assert!(told.iter().zip(want).all(|(told, want)| told.contains(want)), "{told:?}");
+        let printed = format!("{told:?} {known:?} {config:?}");
+        assert!(!printed.contains("hunter2"), "{printed}");
+    }
+
+    #[test]
+    fn a_connection_that_cannot_be_is_a_mistake_that_names_its_key_and_no_secret() {
+        check(&[], &[], &[]);
+        check(&[("url", "postgres://me:hunter2@h/db")], &[], &[]);
+        check(&[("url", "postgres://me:hunter2%@h/db")], &[], &["postgres.url ($url)"]);
+        check(&[("url", "host=h password=hunter2 sslmode=maybe")], &[], &["sslmode has to be one of"]);
+        check(&[("url", "host=h password=a hunter2")], &[], &["postgres.url"]);
+        check(&[], &[("PGSERVICE", "x"), ("PGPASSWORD", "hunter2")], &["PGSERVICE is not supported"]);
+        check(&[("pool_size", "0"), ("statement_timeout", "1d")], &[], &["pool_size", "statement_timeout"]);
+    }
+}

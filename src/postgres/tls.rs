@@ -6,13 +6,14 @@
 use std::{fmt, fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, InconsistentKeys, RootCertStore, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -33,15 +34,13 @@ pub(super) fn connector(tls: &Tls) -> Result<MakeRustlsConnect, String> {
     };
     let name = tls.mode == SslMode::VerifyFull;
     let verifier = Arc::new(Verifier { chain, name, provider: provider.clone() });
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS: {error}"))?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    let config = match identity(tls)? {
-        Some((certificates, key)) => builder
-            .with_client_auth_cert(certificates, key)
-            .map_err(|error| format!("sslcert and sslkey do not go together: {error}"))?,
+    let config = match identity(tls, &provider)? {
+        Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
         None => builder.with_no_client_auth(),
     };
     Ok(MakeRustlsConnect::new(config))
@@ -82,10 +81,8 @@ fn certificates(path: &Path, what: &str) -> Result<Vec<CertificateDer<'static>>,
     if found.is_empty() { Err(broken(&"no certificate in it")) } else { Ok(found) }
 }
 
-type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
 /// The client's own certificate and key, if there are any.
-fn identity(tls: &Tls) -> Result<Option<Identity>, String> {
+fn identity(tls: &Tls, provider: &CryptoProvider) -> Result<Option<CertifiedKey>, String> {
     let Some((cert, named)) = &tls.cert else { return Ok(None) };
     if !named && !cert.exists() {
         return Ok(None);
@@ -98,8 +95,17 @@ fn identity(tls: &Tls) -> Result<Option<Identity>, String> {
     if mode & 0o037 != 0 {
         return Err(broken(&"others may read it (chmod 0600)"));
     }
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| broken(&error))?;
-    Ok(Some((certificates, key)))
+    let pem = PrivateKeyDer::from_pem_file(key).map_err(|error| broken(&error))?;
+    let loaded = provider.key_provider.load_private_key(pem).map_err(|error| broken(&error))?;
+    let identity = CertifiedKey::new(certificates, loaded);
+    // Other errors say that rustls cannot read the certificate, such as one of version 1, which openssl still makes:
+    // it is the server that has to.
+    match identity.keys_match() {
+        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            Err(broken(&"it is not the key of the client certificate"))
+        }
+        _ => Ok(Some(identity)),
+    }
 }
 
 /// Looks at as much of a certificate as `sslmode` asks for.

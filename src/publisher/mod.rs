@@ -1,6 +1,6 @@
 //! The publisher: takes messages out of the spool, brings them to the broker, and settles what the broker answered.
 //!
-//! One loop a connection: `select` waits and returns an [`Action`], `apply` changes the state without waiting, and `fill`
+//! One loop a connection: `select` waits and returns an `Action`, `apply` changes the state without waiting, and `fill`
 //! sends what the window allows. A channel for each log, so that a queue that never confirms, a return or a refusal stops
 //! that log alone. What is decided without a broker stands in [`delivery`].
 

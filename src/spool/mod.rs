@@ -136,7 +136,7 @@ impl Spool {
             state.adopt(opened);
         }
         if let Some(trouble) = trouble {
-            error!(%trouble, "the spool cannot be used: what is not confirmed is in memory only until it can, and after a restart");
+            error!(%trouble, "the spool cannot be used: until a restart with one that can, what is not confirmed is in memory only");
             state.trouble = Some(trouble);
         }
         Ok(Self { agent: state.agent, run_id, ready: Notify::new(), duty: Notify::new(), state: Mutex::new(state) })

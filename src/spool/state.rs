@@ -288,9 +288,9 @@ impl State {
             place.unwrap_or(self.importance.len() / 2)
         };
         let own = rank(collector);
-        let waiting = || self.logs.iter().filter(|(_, log)| log.oldest().is_some());
+        let waiting = || self.logs.iter().filter(|(name, log)| log.oldest().is_some() && rank(name) <= own);
         let unwanted = waiting().filter(|(_, log)| log.unwanted).min_by_key(|(name, _)| rank(name));
-        let least = || waiting().filter(|(name, _)| rank(name) <= own).min_by_key(|(name, _)| rank(name));
+        let least = || waiting().min_by_key(|(name, _)| rank(name));
         unwanted.or_else(least).map(|(name, _)| Arc::clone(name))
     }
 
@@ -396,6 +396,7 @@ impl State {
             messages: self.logs.values().map(Log::messages).sum(),
             bytes: self.logs.values().map(Log::bytes).sum(),
             oldest_at: self.logs.values().filter_map(Log::oldest_at).min(),
+            trouble: self.trouble.clone(),
         }
     }
 

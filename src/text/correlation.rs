@@ -45,9 +45,10 @@ impl Correlation {
         Self::new(&pattern).unwrap_or(Self(None))
     }
 
-    /// The pattern of `pg_activity`, for another collector.
-    pub fn peek(reader: &Reader) -> Self {
-        let pattern: Option<String> = reader.peek(&format!("collectors.pg_activity.{KEY}"));
+    /// The pattern that another part has for its own at `path`.
+    pub fn peek(reader: &Reader, path: &str) -> Self {
+        let pattern: Option<String> = reader.peek(path);
+        // A pattern that is wrong is a mistake already, which that part tells.
         Self::new(pattern.as_deref().unwrap_or(PATTERN)).unwrap_or(Self(None))
     }
 

@@ -13,6 +13,8 @@
     reason = "a test says what went wrong by panicking, and prints what a reader of its output wants to know"
 )]
 
+/// Exit statuses, stdout and stderr of the commands, on real servers where they look at one.
+mod cli;
 /// kill -9 of the agent at random moments through outages of the broker: nothing missing, by two judges.
 mod kills;
 /// One look of a collector, decoded.
@@ -21,8 +23,12 @@ mod looking;
 mod pg_activity;
 /// Who waits for whom.
 mod pg_locks;
+/// Which statements took the time.
+mod pg_statements;
 /// Connections, their limits, and servers that hang or go away.
 mod postgres_session;
+/// What `sslmode` accepts.
+mod postgres_tls;
 /// Starts and ends PostgreSQL, RabbitMQ and the agent itself.
 mod rig;
 /// The rig keeps its word: servers of every version, outages, and nothing left behind.

@@ -50,7 +50,7 @@ fn decoded(bytes: &[u8]) -> Value {
 }
 
 /// Where a message contradicts its collector's schema, and by which keyword.
-fn contradictions(collector: &str, message: &Value) -> Vec<String> {
+pub(crate) fn contradictions(collector: &str, message: &Value) -> Vec<String> {
     let entry = collectors::ALL.iter().find(|entry| entry.name == collector).expect("a collector");
     let schema = entry.schema().to_value();
     let validator = jsonschema::options().should_validate_formats(true).build(&schema).expect("a schema");

@@ -161,6 +161,7 @@ mod made_up {
         found("settings/mod.rs", "fn f() { Instant::now(); }", &["clock"]);
         found("cli/tap.rs", "fn f() { std::process::exit(1); }", &["exit"]);
         found("cli/tap.rs", "#[cfg(test)] mod tests { fn f() { fs::write(p, b); } }", &[]);
+        found("cli/tap/tests.rs", "fn f() { fs::write(p, b); }", &[]);
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Section for Config {
                 16..=1_048_576,
                 "Characters of a statement at the most; behind them stands ...[truncated].",
             ),
-            correlation: Correlation::peek(reader),
+            correlation: Correlation::peek(reader, "collectors.pg_activity.correlation_pattern"),
         }
     }
 }
@@ -94,7 +94,7 @@ impl Collector for PgLocks {
             since: &self.since,
             clock: session.clock(),
             texts: &context.texts,
-            correlation: &self.correlation(),
+            correlation: &self.config.correlation,
             query_max_chars: usize::try_from(self.config.query_max_chars).unwrap_or(usize::MAX),
         };
         let limit = usize::try_from(self.config.limit).unwrap_or(usize::MAX);
@@ -116,10 +116,6 @@ impl Collector for PgLocks {
 }
 
 impl PgLocks {
-    fn correlation(&self) -> Correlation {
-        self.config.correlation.clone()
-    }
-
     /// Keeps since when each one who waits now was seen waiting, and forgets the others.
     fn remember(&mut self, locks: &[Lock], now: Time) {
         let waiting = locks.iter().filter(|lock| !lock.granted);

@@ -100,11 +100,14 @@ fn help_man_and_completions_know_every_command_and_explain_every_option() {
 
 #[test]
 fn the_effective_configuration_tells_where_each_value_came_from_and_no_secret() {
-    let output = run("[postgres]\nurl = 'postgres://u:hunter2@127.0.0.1/db'\n", &["config"]);
+    let config = "[postgres]\nurl = 'postgres://u:hunter2@127.0.0.1/db'\n\
+                  [amqp]\nurl = 'amqp://u:hunter2@h'\nurls = ['amqp://v:hunter2@h', 'amqp://w:hunter2@h']\n";
+    let output = run(config, &["config"]);
     check(&output, 0);
     let out = text(&output.stdout);
     let line = |name: &str| out.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {out}"));
     assert!(line("url = \"postgres://u:***@127.0.0.1/db\"").ends_with("agent.toml:2"));
+    assert!(line("urls = [\"amqp://v:***@h\", \"amqp://w:***@h\"]").ends_with("agent.toml:5"));
     assert!(line("pool_size = 2 ").ends_with("# default"));
     assert!(!out.contains("hunter2"));
 }

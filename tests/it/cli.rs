@@ -240,6 +240,40 @@ async fn check_says_of_each_thing_how_it_is_and_what_mends_it() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn check_probes_each_routing_key_for_a_queue() {
+    const NAME: &str = "cli-probe";
+    let (server, broker) = (postgres::shared(18), rabbit::shared());
+    broker.durable_queue(NAME, NAME).await;
+    let config = |exchange: &str, key: &str| {
+        let (postgres, amqp) = (server.url(Role::Agent), broker.url());
+        format!(
+            "postgres.url = '{postgres}'\nspool.dir = '$SPOOL'\nspool.min_free = '0'\namqp.url = '{amqp}'\n\
+             amqp.exchange = '{exchange}'\namqp.routing_key = '{key}'\ncollectors.pg_statements.enabled = false\n"
+        )
+    };
+    let bound = run(&config(NAME, "x.{collector}"), &["check", "--json", "--probe"]);
+    check(&bound, 0);
+    for collector in ["pg_activity", "pg_locks", "system_metrics", "agent_status"] {
+        check_finding(&bound, &format!("amqp.route.x.{collector}"), "ok", "");
+    }
+    assert!(!findings(&bound).iter().any(|(id, ..)| id == "amqp.route.x.pg_statements"), "it is turned off");
+    assert_eq!(broker.ready_messages(NAME).await, 0, "no queue keeps a probe");
+
+    // A topic exchange that every broker has, and that nothing is bound to here.
+    let unbound = run(&config("amq.topic", "all"), &["check", "--json", "--probe"]);
+    check(&unbound, 1);
+    let routes: Vec<_> = findings(&unbound).into_iter().filter(|(id, ..)| id.starts_with("amqp.route.")).collect();
+    assert_eq!(routes.len(), 1, "one for each routing key: {routes:?}");
+    let binding = "declare binding source=amq.topic destination_type=queue destination=postgres-agent routing_key=all";
+    check_finding(&unbound, "amqp.route.all", "failure", binding);
+    let missing = run(&config("cli-probe-missing", "all"), &["check", "--json", "--probe"]);
+    check_finding(&missing, "amqp.exchange", "ok", "");
+    check_finding(&missing, "amqp.route.all", "failure", "declare exchange name=cli-probe-missing");
+    let silent = run(&config("amq.topic", "all"), &["check", "--json"]);
+    assert!(!findings(&silent).iter().any(|(id, ..)| id.starts_with("amqp.route.")), "only where it is asked for");
+}
+
 #[test]
 fn check_tells_who_is_away_and_no_secret() {
     let config = "postgres.url = 'postgres://agent:hunter2@127.0.0.1:1/x'\namqp.url = 'amqp://u:hunter2@127.0.0.1:1'\n\

@@ -78,11 +78,6 @@ pub async fn run(
     info!(version = env!("CARGO_PKG_VERSION"), agent_id = %spool.agent, run_id = %spool.run_id, "started");
     let (samples, receiver) = channel(config.publisher.channel_capacity);
     let context = Context { postgres: database, texts: config.privacy.clone(), health: Arc::clone(&health) };
-    say(&samples, &health, Occasion::Started, &config).await;
-
-    let intake = Intake::new(&config.publisher, speaker.clone(), Arc::clone(&spool), Arc::clone(&health));
-    let mut intake = tokio::spawn(intake.run(receiver));
-    let (phase, phases) = watch::channel(Phase::Running);
     let publisher = Publisher {
         config: config.amqp.clone(),
         routing_key,
@@ -91,6 +86,12 @@ pub async fn run(
         spool: Arc::clone(&spool),
         health: Arc::clone(&health),
     };
+    publisher.expect_broker();
+    say(&samples, &health, Occasion::Started, &config).await;
+
+    let intake = Intake::new(&config.publisher, speaker.clone(), Arc::clone(&spool), Arc::clone(&health));
+    let mut intake = tokio::spawn(intake.run(receiver));
+    let (phase, phases) = watch::channel(Phase::Running);
     let mut publisher = tokio::spawn(publisher.run(phases));
     let mut keeper = tokio::spawn(keep(Arc::clone(&spool)));
     let max_event_bytes = Batcher::max_event_bytes(&config.publisher.batch, speaker.envelope());

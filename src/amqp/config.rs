@@ -52,23 +52,27 @@ const DEFAULT_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 
 impl Section for Config {
     fn read(reader: &mut Reader) -> Self {
-        let url = reader.checked(
+        // Not told as a default: a file that says it would silence AMQP_URL.
+        let url = reader.computed(
             "url",
             SecretUrl::new(DEFAULT_URL),
-            "The broker: amqp://user:password@host:port/vhost, the vhost percent-encoded. AMQP_URL in the environment serves where nothing else says it.",
+            "The broker: amqp://user:password@host:port/vhost, the vhost percent-encoded. Left out: AMQP_URL in the environment, else \"amqp://guest:guest@127.0.0.1:5672/%2f\".",
             |url| parse(url.expose()).map(|_| ()),
         );
-        let more: Vec<String> = reader.checked(
+        let more: Vec<SecretUrl> = reader.checked(
             "urls",
             Vec::new(),
             "More nodes of the same cluster, tried in turn.",
-            |urls: &Vec<String>| urls.iter().try_for_each(|url| parse(url).map(|_| ())),
+            |urls: &Vec<SecretUrl>| {
+                let wrong = urls.iter().find_map(|url| parse(url.expose()).err());
+                wrong.map_or(Ok(()), |must_be| Err(format!("an array, each item {must_be}")))
+            },
         );
         for name in ["ca_file", "cert_file", "key_file"] {
             reader.not_yet_optional::<PathBuf>(name, "TLS to the broker.");
         }
         Self {
-            urls: std::iter::once(url).chain(more.into_iter().map(SecretUrl::new)).collect(),
+            urls: std::iter::once(url).chain(more).collect(),
             password_file: reader.optional("password_file", "Holds the password: read anew at each connect, one trailing newline dropped; wins over one in the URL."),
             exchange: reader.checked("exchange", "postgres-agent".to_owned(), "A durable topic exchange.", |name: &String| {
                 if (1..=255).contains(&name.len()) { Ok(()) } else { Err("1 to 255 bytes".into()) }
@@ -80,8 +84,8 @@ impl Section for Config {
                 reader.key_in("window_bytes", Size(4 << 20), Size(1 << 10)..=Size(1 << 30), "Bytes in flight without a confirm; one message always fits.").0,
             )
             .unwrap_or(4 << 20),
-            heartbeat: reader.key_in("heartbeat", Duration::from_secs(10), Duration::from_secs(1)..=Duration::from_secs(3600), "Rounded up to whole seconds; a silent broker is left after two and a half of them."),
-            confirm_timeout: reader.key_in("confirm_timeout", Duration::from_secs(30), Duration::from_secs(1)..=Duration::from_secs(86_400), "A collector whose confirms take longer is tried again alone and gently."),
+            heartbeat: reader.key_in("heartbeat", Duration::from_secs(10), Duration::from_millis(1)..=Duration::from_secs(3600), "Rounded up to whole seconds; a silent broker is left after two and a half of them."),
+            confirm_timeout: reader.key_in("confirm_timeout", Duration::from_secs(30), Duration::from_millis(100)..=Duration::from_secs(86_400), "A collector whose confirms take longer is tried again alone and gently."),
             unroutable: reader.key("unroutable", Unroutable::Keep, "A message that no queue wants: keep it in the spool and try again, or discard it as a declared loss."),
         }
     }

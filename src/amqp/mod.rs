@@ -9,4 +9,4 @@ pub mod consumer;
 mod wire;
 
 pub use config::{Config, RoutingKey, Unroutable};
-pub use wire::{Channel, Confirm, Confirmed, Connection, Error, Signal, Signals};
+pub use wire::{Channel, Confirm, Confirmed, Connection, Error, Probed, Signal, Signals};

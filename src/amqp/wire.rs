@@ -32,6 +32,10 @@ const STEP: Duration = Duration::from_secs(10);
 /// How long an orderly close may take before the socket is shut down.
 const CLOSE: Duration = Duration::from_secs(2);
 
+/// What all messages have in common.
+const CONTENT_TYPE: &str = "application/vnd.msgpack";
+const APP_ID: &str = "postgres-agent";
+
 /// What went wrong with the broker.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -142,6 +146,17 @@ pub enum Signal {
     Lost(Error),
 }
 
+/// What became of a message that was published to see whether it finds a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probed {
+    /// A queue is bound for its routing key.
+    Bound,
+    /// It came back: no queue is.
+    Unbound,
+    /// The broker refused it (nack): a queue is full, or has failed.
+    Refused,
+}
+
 /// Signals of a connection as they come.
 pub type Signals = Pin<Box<dyn Stream<Item = Signal> + Send>>;
 
@@ -241,6 +256,37 @@ impl Connection {
             Err(Error::Channel { code: 404, .. }) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Publishes a message that no queue keeps, to see whether one is bound for its routing key.
+    ///
+    /// An empty map of type `probe/1`: consumers ignore types they don't know. It expires at once, so that only a consumer
+    /// that waits at that moment gets it.
+    ///
+    /// # Errors
+    /// Why it could not be published: with code 404 the exchange is missing, with 403 the right to write to it.
+    pub async fn probe(&self, config: &Config, routing_key: &str) -> Result<Probed, Error> {
+        // MessagePack for a map without entries.
+        const EMPTY: &[u8] = &[0x80];
+        // A channel of its own: a refusal closes it, and what comes back on it is this message.
+        let channel = self.channel().await?.inner;
+        let options = BasicPublishOptions { mandatory: true, immediate: false };
+        let properties = BasicProperties::default()
+            .with_content_type(CONTENT_TYPE.into())
+            .with_app_id(APP_ID.into())
+            .with_type("probe/1".into())
+            .with_expiration("0".into());
+        let publish = async {
+            let (exchange, routing_key) = (config.exchange.as_str().into(), routing_key.into());
+            let confirm = channel.basic_publish(exchange, routing_key, options, EMPTY, properties).await?.await?;
+            channel.close(200, "done".into()).await?;
+            Ok(confirm)
+        };
+        Ok(match self.limited("confirming a probe", publish).await? {
+            Confirmation::Ack(None) => Probed::Bound,
+            Confirmation::Ack(Some(_)) => Probed::Unbound,
+            Confirmation::Nack(_) | Confirmation::NotRequested => Probed::Refused,
+        })
     }
 
     /// Opens a channel with publisher confirms.
@@ -389,10 +435,10 @@ fn properties(batch: &Batch, replayed: bool) -> BasicProperties {
     headers.insert("events".into(), AMQPValue::LongInt(i32::try_from(batch.events).unwrap_or(i32::MAX)));
     headers.insert("replayed".into(), AMQPValue::Boolean(replayed));
     let properties = BasicProperties::default()
-        .with_content_type("application/vnd.msgpack".into())
+        .with_content_type(CONTENT_TYPE.into())
         .with_delivery_mode(2)
         .with_message_id(batch.message_id().into())
-        .with_app_id("postgres-agent".into())
+        .with_app_id(APP_ID.into())
         .with_type(format!("{}/{}", batch.collector, batch.version).into())
         .with_timestamp(batch.time.seconds())
         .with_headers(headers);

@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::FutureExt;
 use tokio::{sync::watch, time::timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{CollectError, Context, Looked, Plan};
 use crate::{
@@ -106,6 +106,8 @@ impl Schedule {
         &self,
         looked: Result<Result<Result<Looked, CollectError>, Panic>, tokio::time::error::Elapsed>,
     ) -> Outcome {
+        // That the server is away concerns all collectors; its pool says it once for them.
+        let away = matches!(&looked, Ok(Ok(Err(CollectError::Postgres(error)))) if error.is_away());
         let (outcome, state, reason) = match looked {
             Ok(Ok(Ok(mut looked))) => match looked.degraded.take() {
                 None => (Outcome::Sample(looked), State::Ok, None),
@@ -131,6 +133,7 @@ impl Schedule {
             // Said once, not with every look.
             if (collector.state, &collector.reason) != (state, &reason) {
                 match (&reason, state) {
+                    (Some(reason), _) if away => debug!(collector = self.plan.name, ?state, reason),
                     (Some(reason), _) => warn!(collector = self.plan.name, ?state, reason),
                     (None, _) if collector.runs > 1 => info!(collector = self.plan.name, "well again"),
                     (None, _) => {}

@@ -75,6 +75,11 @@ impl Error {
         }
     }
 
+    /// Whether the server is away or lets nobody in, which concerns every look and is logged once for all of them.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Refused { .. })
+    }
+
     /// A relation, function, column or schema that the statement names is not there.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Query { .. }) && matches!(self.sqlstate(), Some("42P01" | "42883" | "42703" | "3F000"))

@@ -110,7 +110,7 @@ impl<'a> Link<'a> {
     /// Serves the connection to its end.
     pub(super) async fn serve(mut self, phase: &mut watch::Receiver<Phase>, delays: &mut Delays) -> End {
         let spool = Arc::clone(&self.publisher.spool);
-        spool.set_live(Some(self.fresh_bytes()));
+        spool.set_live(Some(self.publisher.fresh_bytes()));
         let mut signals = self.connection.signals();
         let end = loop {
             self.see_phase(*phase.borrow_and_update());
@@ -135,11 +135,6 @@ impl<'a> Link<'a> {
             (_, Err(shared)) => shared.kill(),
         }
         end
-    }
-
-    /// Bytes of each log that may wait in memory: enough to keep the window full, and little where there are many logs.
-    fn fresh_bytes(&self) -> usize {
-        self.publisher.config.window_bytes / 4
     }
 
     fn see_phase(&mut self, phase: Phase) {
@@ -199,7 +194,7 @@ impl<'a> Link<'a> {
             Action::Signal(Some(Signal::Unblocked)) => {
                 if let Some(since) = self.blocked.take() {
                     info!("the broker takes messages again");
-                    self.publisher.spool.set_live(Some(self.fresh_bytes()));
+                    self.publisher.spool.set_live(Some(self.publisher.fresh_bytes()));
                     self.publisher.health.delivery(|delivery| delivery.trouble = None);
                     self.deliveries.forgive(since.elapsed());
                 }

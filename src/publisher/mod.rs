@@ -48,15 +48,31 @@ pub struct Publisher {
 }
 
 impl Publisher {
+    /// The broker counts as there until the first try to reach it has failed: what is numbered meanwhile stays in
+    /// memory, and is published as fresh. To be called before anything is numbered.
+    pub fn expect_broker(&self) {
+        self.spool.set_live(Some(self.fresh_bytes()));
+    }
+
+    /// Bytes of each log that may wait in memory: enough to keep the window full, and little where there are many logs.
+    fn fresh_bytes(&self) -> usize {
+        self.config.window_bytes / 4
+    }
+
     /// Publishes until the phase is [`Phase::Draining`] and nothing fresh is left, or its time is over.
     pub async fn run(self, mut phase: watch::Receiver<Phase>) {
+        self.publish(&mut phase).await;
+        self.spool.set_live(None);
+    }
+
+    async fn publish(&self, phase: &mut watch::Receiver<Phase>) {
         let mut delays = Delays::new(&self.retry);
         let mut attempt = 0;
         let mut told = None;
         loop {
             let opened = tokio::select! {
                 biased;
-                () = draining(&mut phase) => return,
+                () = draining(phase) => return,
                 opened = Connection::open(&self.config, attempt) => opened,
             };
             let reason = match opened {
@@ -67,12 +83,15 @@ impl Publisher {
                     }
                     told = None;
                     self.health.delivery(|delivery| delivery.trouble = None);
-                    match Link::new(&self, connection).serve(&mut phase, &mut delays).await {
+                    match Link::new(self, connection).serve(phase, &mut delays).await {
                         End::Drained => return,
                         End::Lost(error) => error,
                     }
                 }
-                Err(error) => error,
+                Err(error) => {
+                    self.spool.set_live(None);
+                    error
+                }
             };
             attempt += 1;
             let reason = chain(&reason);
@@ -84,7 +103,7 @@ impl Publisher {
             told = Some(reason);
             tokio::select! {
                 biased;
-                () = draining(&mut phase) => return,
+                () = draining(phase) => return,
                 () = tokio::time::sleep(delays.next()) => {}
             }
         }

@@ -100,11 +100,14 @@ fn help_man_and_completions_know_every_command_and_explain_every_option() {
 
 #[test]
 fn the_effective_configuration_tells_where_each_value_came_from_and_no_secret() {
-    let output = run("[postgres]\nurl = 'postgres://u:hunter2@127.0.0.1/db'\n", &["config"]);
+    let config = "[postgres]\nurl = 'postgres://u:hunter2@127.0.0.1/db'\n\
+                  [amqp]\nurl = 'amqp://u:hunter2@h'\nurls = ['amqp://v:hunter2@h', 'amqp://w:hunter2@h']\n";
+    let output = run(config, &["config"]);
     check(&output, 0);
     let out = text(&output.stdout);
     let line = |name: &str| out.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {out}"));
     assert!(line("url = \"postgres://u:***@127.0.0.1/db\"").ends_with("agent.toml:2"));
+    assert!(line("urls = [\"amqp://v:***@h\", \"amqp://w:***@h\"]").ends_with("agent.toml:5"));
     assert!(line("pool_size = 2 ").ends_with("# default"));
     assert!(!out.contains("hunter2"));
 }
@@ -235,6 +238,40 @@ async fn check_says_of_each_thing_how_it_is_and_what_mends_it() {
         "{}",
         text(&people.stdout)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_probes_each_routing_key_for_a_queue() {
+    const NAME: &str = "cli-probe";
+    let (server, broker) = (postgres::shared(18), rabbit::shared());
+    broker.durable_queue(NAME, NAME).await;
+    let config = |exchange: &str, key: &str| {
+        let (postgres, amqp) = (server.url(Role::Agent), broker.url());
+        format!(
+            "postgres.url = '{postgres}'\nspool.dir = '$SPOOL'\nspool.min_free = '0'\namqp.url = '{amqp}'\n\
+             amqp.exchange = '{exchange}'\namqp.routing_key = '{key}'\ncollectors.pg_statements.enabled = false\n"
+        )
+    };
+    let bound = run(&config(NAME, "x.{collector}"), &["check", "--json", "--probe"]);
+    check(&bound, 0);
+    for collector in ["pg_activity", "pg_locks", "system_metrics", "agent_status"] {
+        check_finding(&bound, &format!("amqp.route.x.{collector}"), "ok", "");
+    }
+    assert!(!findings(&bound).iter().any(|(id, ..)| id == "amqp.route.x.pg_statements"), "it is turned off");
+    assert_eq!(broker.ready_messages(NAME).await, 0, "no queue keeps a probe");
+
+    // A topic exchange that every broker has, and that nothing is bound to here.
+    let unbound = run(&config("amq.topic", "all"), &["check", "--json", "--probe"]);
+    check(&unbound, 1);
+    let routes: Vec<_> = findings(&unbound).into_iter().filter(|(id, ..)| id.starts_with("amqp.route.")).collect();
+    assert_eq!(routes.len(), 1, "one for each routing key: {routes:?}");
+    let binding = "declare binding source=amq.topic destination_type=queue destination=postgres-agent routing_key=all";
+    check_finding(&unbound, "amqp.route.all", "failure", binding);
+    let missing = run(&config("cli-probe-missing", "all"), &["check", "--json", "--probe"]);
+    check_finding(&missing, "amqp.exchange", "ok", "");
+    check_finding(&missing, "amqp.route.all", "failure", "declare exchange name=cli-probe-missing");
+    let silent = run(&config("amq.topic", "all"), &["check", "--json"]);
+    assert!(!findings(&silent).iter().any(|(id, ..)| id.starts_with("amqp.route.")), "only where it is asked for");
 }
 
 #[test]

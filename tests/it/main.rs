@@ -39,3 +39,5 @@ mod schemas;
 mod system_metrics;
 /// The floors, the absences and the names of the house, read from its sources.
 mod tidy;
+/// Messages as they are on the wire, and what a quiet start and an outage at the start look like.
+mod wire;

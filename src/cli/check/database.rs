@@ -35,7 +35,7 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
             true
         }
         Err(error) => {
-            findings.push(Finding::failure(LOGIN, chain(&error), mend(&error)));
+            findings.push(Finding::failure(LOGIN, chain(&error), mend(&error, &config.postgres.conninfo.user)));
             false
         }
     };
@@ -112,12 +112,17 @@ fn statements(reason: &str) -> Option<String> {
 }
 
 /// What mends a login that failed.
-fn mend(error: &Error) -> String {
+fn mend(error: &Error, role: &str) -> String {
+    let role = role.replace('"', "\"\"");
     match error.sqlstate() {
         Some("28P01") => "put the right password into postgres.password_file, PGPASSFILE or postgres.url",
-        Some("28000") => {
-            "CREATE ROLE <role> LOGIN; or let it in by a line in pg_hba.conf, then SELECT pg_reload_conf();"
+        Some("28000") if error.to_string().contains("does not exist") => {
+            return format!("CREATE ROLE \"{role}\" LOGIN; GRANT pg_monitor TO \"{role}\";");
         }
+        Some("28000") if error.to_string().contains("not permitted to log in") => {
+            return format!("ALTER ROLE \"{role}\" LOGIN;");
+        }
+        Some("28000") => "let the role in by a line in pg_hba.conf, then SELECT pg_reload_conf();",
         Some("3D000") => "name an existing database in postgres.url",
         Some("53300") => "raise max_connections, or close connections that nobody needs",
         Some("57P03") => "wait until the server has started",

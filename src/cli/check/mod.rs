@@ -17,7 +17,7 @@ use crate::config::{Loaded, Mistakes};
 /// Look at everything that run needs, change nothing, and say what mends what is missing
 ///
 /// One finding each: configuration, PostgreSQL login, version, clock and each collector's look, broker login and
-/// exchange, spool folder and space.
+/// exchange, spool folder and space; with --probe a queue for each routing key.
 ///
 /// Exit status: 0 if nothing failed, warnings included; 1 if something failed; 78 on a bad configuration.
 #[derive(Debug, Args)]
@@ -25,6 +25,13 @@ pub(super) struct Arguments {
     /// Print one JSON object a line: id, status, cause, mend
     #[arg(long)]
     json: bool,
+
+    /// Publish a message under each routing key, to see whether a queue is bound
+    ///
+    /// It is an empty map of type probe/1 that expires at once: no queue keeps it. A consumer that waits at that moment
+    /// may get it; consumers ignore types they don't know.
+    #[arg(long)]
+    probe: bool,
 }
 
 /// How something is that `run` needs.
@@ -91,7 +98,7 @@ impl Arguments {
         tell(disk::look(&loaded.config.spool))?;
         let runtime = runtime()?;
         tell(runtime.block_on(database::look(&loaded.config)))?;
-        tell(runtime.block_on(broker::look(&loaded.config.amqp)))?;
+        tell(runtime.block_on(broker::look(&loaded.config, self.probe)))?;
         // A server that hangs does not keep the command from ending.
         runtime.shutdown_background();
         let [ok, warnings, failures] = counts;
@@ -141,7 +148,7 @@ mod tests {
         let failure = Finding::failure("a", "b", "c");
         assert_eq!(people(&failure, false), "failure  a                           b\n         mend: c\n");
         assert!(people(&failure, true).starts_with("\u{1b}[31mfailure\u{1b}[0m  a "));
-        let json = Arguments { json: true }.line(&failure);
+        let json = Arguments { json: true, probe: false }.line(&failure);
         assert_eq!(json, "{\"id\":\"a\",\"status\":\"failure\",\"cause\":\"b\",\"mend\":\"c\"}\n");
     }
 }

@@ -269,7 +269,7 @@ http.listen = ""
 
 [collectors]
 pg_activity.interval = "1s"
-pg_statements.interval = "2s"
+pg_statements.interval = "1s"
 pg_locks.interval = "1s"
 system_metrics.interval = "1s"
 agent_status.interval = "1s"

@@ -299,6 +299,26 @@ fn a_segment_that_was_taken_away_is_missing_and_the_rest_goes_on() {
 }
 
 #[test]
+fn without_its_mark_everything_there_is_comes_again_and_nothing_is_declared() {
+    let folder = tempfile::tempdir().expect("a folder");
+    {
+        let spool = open(folder.path(), 1 << 30);
+        for _ in 0..30 {
+            number(&spool, "pg_locks");
+        }
+        for _ in 0..15 {
+            let taken = spool.take_waiting("pg_locks").expect("it waits");
+            spool.ack("pg_locks", taken.id);
+        }
+        spool.keep();
+    }
+    std::fs::write(folder.path().join("mark"), "gone").expect("written");
+    let (delivered, lost, _) = outcome(folder.path());
+    assert_eq!(lost, BTreeSet::new());
+    assert!((16..=30).all(|seq| delivered.contains(&seq)), "{delivered:?}");
+}
+
+#[test]
 fn what_is_not_the_spools_is_left_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     filled(folder.path(), 3);

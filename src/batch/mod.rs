@@ -28,7 +28,7 @@ pub struct Config {
     pub max_age: Duration,
 }
 
-const BYTES: RangeInclusive<Size> = Size(4 << 10)..=Size(64 << 20);
+const BYTES: RangeInclusive<Size> = Size(1 << 10)..=Size(64 << 20);
 
 impl Section for Config {
     fn read(reader: &mut Reader) -> Self {

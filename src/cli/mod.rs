@@ -23,7 +23,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Loaded, Mistakes, load};
+use crate::config::{Level, Loaded, Log, Mistakes, load};
 
 /// Looks at one PostgreSQL server and its host and delivers what it saw to AMQP, provably complete.
 ///
@@ -115,7 +115,11 @@ pub fn run() -> ExitCode {
 fn dispatch(arguments: Arguments) -> Outcome {
     let load = || load(arguments.config.as_deref());
     match arguments.command {
-        Command::Run(run) => run.run(prepare(load()?), load),
+        Command::Run(run) => {
+            let loaded = load()?;
+            logging::start(loaded.config.log);
+            run.run(loaded, load)
+        }
         Command::Check(check) => check.run(load().map(prepare)),
         Command::Collect(collect) => collect.run(&prepare(load()?)),
         Command::Tap(tap) => tap.run(&prepare(load()?)),
@@ -137,9 +141,14 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     built.map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))
 }
 
-/// What every command does once its configuration stands.
+/// What every command but `run` does once its configuration stands. It tells by itself what it finds, so that the log
+/// would say it twice: only what nobody expected stands there, and what somebody who looks for a cause asked for.
 fn prepare(loaded: Loaded) -> Loaded {
-    logging::start(loaded.config.log);
+    let level = match loaded.config.log.level {
+        Level::Warn | Level::Info => Level::Error,
+        asked => asked,
+    };
+    logging::start(Log { level, ..loaded.config.log });
     loaded
 }
 

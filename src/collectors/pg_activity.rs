@@ -42,7 +42,7 @@ impl Section for Config {
             query_max_chars: reader.key_in(
                 "query_max_chars",
                 10_000,
-                16..=1_048_576,
+                1..=1_048_576,
                 "Characters of a statement at the most; behind them stands ...[truncated].",
             ),
             correlation: Correlation::read(reader),

@@ -182,7 +182,8 @@ impl Door {
         };
         let wait = state.delays.next();
         state.not_before = Some(Instant::now() + wait);
-        if state.away.replace(error.clone()).is_none() {
+        // With a new reason it is news.
+        if state.away.replace(error.clone()).as_ref() != Some(error) {
             tracing::warn!("database unreachable: {error}; trying again until it answers");
         }
     }

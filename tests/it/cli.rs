@@ -284,6 +284,7 @@ fn check_tells_who_is_away_and_no_secret() {
         check_finding(&output, id, "failure", "");
     }
     assert!(!findings(&output).iter().any(|(id, _, _)| id == "collector.pg_locks"), "told once");
+    assert_eq!(text(&output.stderr), "", "what was found stands on stdout alone");
     assert!(!(text(&output.stdout) + &text(&output.stderr)).contains("hunter2"));
     let refused = run("nonsense = 1", &["check", "--json"]);
     check(&refused, 78);

@@ -114,6 +114,9 @@ fn statements(reason: &str) -> Option<String> {
 /// What mends a login that failed.
 fn mend(error: &Error, role: &str) -> String {
     let role = role.replace('"', "\"\"");
+    if error.to_string().contains("postgres.password_file") {
+        return "make the file readable for the agent's user, or correct postgres.password_file".into();
+    }
     match error.sqlstate() {
         Some("28P01") => "put the right password into postgres.password_file, PGPASSFILE or postgres.url",
         Some("28000") if error.to_string().contains("does not exist") => {

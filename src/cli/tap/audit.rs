@@ -115,6 +115,14 @@ impl Verdict {
     pub fn is_broken(&self) -> bool {
         self.findings.iter().any(|finding| finding.gaps > 0 || finding.conflicts > 0)
     }
+
+    /// Whether it is proven that all is there: `None` where the statuses are too few to say.
+    pub fn is_complete(&self) -> Option<bool> {
+        if self.is_broken() {
+            return Some(false);
+        }
+        (!self.findings.is_empty() && self.not_provable.is_empty()).then_some(true)
+    }
 }
 
 impl Audit {
@@ -322,14 +330,16 @@ mod tests {
         for seq in [1, 2, 4, 4] {
             see(&mut audit, "r1", "log", seq, None);
         }
-        assert_eq!(audit.verdict().not_provable, ["a"]);
+        assert_eq!((audit.verdict().not_provable, audit.verdict().is_complete()), (vec!["a".to_owned()], None));
         status_at(&mut audit, "r1", 2, json!({"sent": {"agent_status": 2, "log": 4}}));
         check(&audit, "r1", &[(3, 3)]);
-        assert!(audit.verdict().not_provable.is_empty());
+        assert_eq!((audit.verdict().not_provable, audit.verdict().is_complete()), (Vec::new(), Some(false)));
         let finding = audit.verdict().findings.remove(1);
         assert_eq!((finding.messages, finding.events, finding.duplicates), (3, 6, 1));
         see(&mut audit, "r1", "log", 3, None);
         check(&audit, "r1", &[]);
+        assert_eq!(audit.verdict().is_complete(), Some(true));
+        assert_eq!(Audit::default().verdict().is_complete(), None, "nothing was received");
     }
 
     #[test]

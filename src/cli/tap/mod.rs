@@ -84,8 +84,9 @@ impl Arguments {
         let mut consumer = if let Some(queue) = &self.queue {
             Consumer::of(&config.amqp, queue, self.ack).await.map_err(failed)?
         } else {
+            let consumer = Consumer::temporary(&config.amqp, &self.bindings(config)).await.map_err(failed)?;
             complain("reading through a temporary queue: while it stands nothing is unroutable");
-            Consumer::temporary(&config.amqp, &self.bindings(config)).await.map_err(failed)?
+            consumer
         };
         let mut audit = Audit::default();
         let result = self.read(&mut consumer, &mut audit).await;

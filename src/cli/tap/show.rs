@@ -96,11 +96,14 @@ pub(super) fn verdict(verdict: &Verdict, json: bool) -> Outcome {
         }
         let summary = json!({
             "messages": messages, "duplicates": duplicates, "gaps": gaps, "declared": declared, "waiting": waiting,
-            "conflicts": conflicts, "not_provable": verdict.not_provable, "complete": !verdict.is_broken(),
+            "conflicts": conflicts, "not_provable": verdict.not_provable, "complete": verdict.is_complete(),
         });
         say(&format!("{}\n", json!({ "audit": summary })))?;
     } else {
         say(&table(verdict))?;
+        if verdict.findings.is_empty() {
+            say("not provable: no message of an agent was received\n")?;
+        }
         for agent in &verdict.not_provable {
             say(&format!("agent {agent}: not provable, fewer than two of its statuses were received\n"))?;
         }

@@ -48,7 +48,7 @@ impl Section for Config {
             query_max_chars: reader.key_in(
                 "query_max_chars",
                 500,
-                16..=1_048_576,
+                1..=1_048_576,
                 "Characters of a statement at the most; behind them stands ...[truncated].",
             ),
             correlation: Correlation::peek(reader, "collectors.pg_activity.correlation_pattern"),

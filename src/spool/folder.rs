@@ -17,10 +17,11 @@ use uuid::Uuid;
 
 use super::{
     Error,
+    header::Owner,
     log::{Log, RunLog, private_dir},
     mark::{Body, Loss, Mark, Marked},
     ranges::Ranges,
-    segment::{Found, OpenError, Owner, Segment},
+    segment::{Found, OpenError, Segment},
 };
 use crate::event::status::Reason;
 

@@ -4,7 +4,7 @@
 //! <spool.dir>/lock                  held while an agent runs; its process id
 //!             agent                 the agent's id
 //!             mark                  given, acked, lost, runs: see [`mark`]
-//!             <collector>/<run counter>-<first seq>.seg    records: see [`segment`] and [`record`]
+//!             <collector>/<run counter>-<first seq>.seg    see [`segment`], [`header`], [`record`]
 //! ```
 //!
 //! Every message takes the same way: it is numbered and appended to its log, `given` is written, and only then may it be
@@ -19,6 +19,7 @@
 
 mod config;
 pub mod folder;
+pub mod header;
 pub mod ledger;
 pub mod log;
 pub mod mark;

@@ -1,23 +1,12 @@
 //! Segments: files of records of one collector and one run, `<run counter>-<first seq>.seg`.
 //!
-//! A file begins with a header of [`HEADER`] bytes, little-endian:
+//! A file begins with its header ([`super::header`]); records follow ([`super::record`]), `seq` strictly rising. A full
+//! segment ends with a footer: a record whose `seq` is the last one, and whose payload is the first `seq` and the number
+//! of records, 8 bytes each.
 //!
-//! | offset | size | field |
-//! |---|---|---|
-//! | 0 | 8 | `PGASPOOL` |
-//! | 8 | 2 | format version, [`FORMAT`] |
-//! | 10 | 6 | zero |
-//! | 16 | 8 | run counter |
-//! | 24 | 8 | first `seq`: no record has a lower one |
-//! | 32 | 16 | agent id |
-//! | 48 | 16 | run id |
-//! | 64 | 60 | collector, padded with zeros |
-//! | 124 | 4 | CRC-32C of all before |
-//!
-//! Records follow ([`super::record`]), `seq` strictly rising. A full segment ends with a footer: a record whose `seq`
-//! is the last one and whose payload is the first `seq` and the number of records (8 bytes each). What surprises: after the last record may
-//! lie bytes of the file's past (a cut-back that a power cut undid). A record that does not rise belongs to that past,
-//! and so do invalid bytes with nothing but past behind them; invalid bytes before a record that rises are damage.
+//! What surprises: after the last record may lie bytes of the file's past (a cut-back that a power cut undid). A record
+//! that does not rise belongs to that past, and so do invalid bytes with nothing but past behind them; invalid bytes
+//! before a record that rises are damage.
 
 use std::{
     fs::{File, OpenOptions},
@@ -27,42 +16,15 @@ use std::{
     sync::Arc,
 };
 
-use uuid::Uuid;
-
 use super::{
+    header::{self, FORMAT, HEADER, HEADER_LEN, Owner},
     ranges::Ranges,
     record::{self, HEAD, Head, field},
 };
 use crate::units::Time;
 
-/// Bytes before the first record.
-pub const HEADER: u64 = HEADER_LEN as u64;
-const HEADER_LEN: usize = 128;
-/// The format that is written; older ones would be read, newer ones are left alone.
-pub const FORMAT: u16 = 1;
 /// Bytes of a footer.
 const FOOTER: u64 = HEAD as u64 + 16;
-const MAGIC: &[u8; 8] = b"PGASPOOL";
-
-/// Whose records a segment holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
-    /// The agent.
-    pub agent: Uuid,
-    /// The run.
-    pub run_id: Uuid,
-    /// The run's place among all runs of this spool.
-    pub run: u64,
-    /// The collector: at most 60 bytes.
-    pub collector: Arc<str>,
-}
-
-impl Owner {
-    /// What the checksums of this run's records begin with.
-    fn salt(&self) -> u32 {
-        crc32c::crc32c(self.run_id.as_bytes())
-    }
-}
 
 /// A segment file that is open.
 #[derive(Debug)]
@@ -160,7 +122,7 @@ impl Segment {
     pub fn create(folder: &Path, owner: Owner, first: u64) -> io::Result<Self> {
         let path = folder.join(Self::name(owner.run, first));
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        let header = header(&owner, first);
+        let header = header::encode(&owner, first);
         if let Err(error) = file.write_all_at(&header, 0) {
             // A full disk must not leave a file without a header behind.
             let _best_effort = std::fs::remove_file(&path);
@@ -182,7 +144,7 @@ impl Segment {
         if size >= HEADER {
             file.read_exact_at(&mut bytes, 0).map_err(io)?;
         }
-        let (owner, first) = read_header(&bytes).map_err(|found| match found {
+        let (owner, first) = header::decode(&bytes).map_err(|found| match found {
             Some(found) => OpenError::Newer { path: path.to_owned(), found },
             None => OpenError::Header { path: path.to_owned() },
         })?;
@@ -402,51 +364,4 @@ impl Segment {
         self.end = end;
         Ok((held, damaged))
     }
-}
-
-fn header(owner: &Owner, first: u64) -> [u8; HEADER_LEN] {
-    let mut bytes = [0; HEADER_LEN];
-    let name = owner.collector.as_bytes();
-    let fields: [(usize, &[u8]); 7] = [
-        (0, MAGIC),
-        (8, &FORMAT.to_le_bytes()),
-        (16, &owner.run.to_le_bytes()),
-        (24, &first.to_le_bytes()),
-        (32, owner.agent.as_bytes()),
-        (48, owner.run_id.as_bytes()),
-        (64, name.get(..60).unwrap_or(name)),
-    ];
-    for (at, value) in fields {
-        if let Some(place) = bytes.get_mut(at..at + value.len()) {
-            place.copy_from_slice(value);
-        }
-    }
-    let crc = crc32c::crc32c(bytes.get(..124).unwrap_or_default());
-    if let Some(place) = bytes.get_mut(124..) {
-        place.copy_from_slice(&crc.to_le_bytes());
-    }
-    bytes
-}
-
-/// Owner and first `seq`; the format where it is a newer one, `None` where the header is damaged.
-fn read_header(bytes: &[u8; HEADER_LEN]) -> Result<(Owner, u64), Option<u16>> {
-    let format = u16::from_le_bytes(field(bytes, 8));
-    if !bytes.starts_with(MAGIC) {
-        return Err(None);
-    }
-    if format > FORMAT {
-        return Err(Some(format));
-    }
-    if crc32c::crc32c(bytes.get(..124).unwrap_or_default()) != u32::from_le_bytes(field(bytes, 124)) {
-        return Err(None);
-    }
-    let name: [u8; 60] = field(bytes, 64);
-    let name = name.split(|b| *b == 0).next().unwrap_or_default();
-    let owner = Owner {
-        run: u64::from_le_bytes(field(bytes, 16)),
-        agent: Uuid::from_bytes(field(bytes, 32)),
-        run_id: Uuid::from_bytes(field(bytes, 48)),
-        collector: String::from_utf8_lossy(name).into(),
-    };
-    Ok((owner, u64::from_le_bytes(field(bytes, 24))))
 }

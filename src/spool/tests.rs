@@ -184,7 +184,7 @@ proptest! {
         spool.keep();
         let left: u64 = LOGS.iter().flat_map(|log| std::fs::read_dir(folder.path().join(log)).into_iter().flatten())
             .map(|file| file.expect("listed").metadata().expect("there").len()).sum();
-        prop_assert!(left <= 3 * segment::HEADER, "a settled spool keeps headers only, not {left} bytes");
+        prop_assert!(left <= 3 * header::HEADER, "a settled spool keeps headers only, not {left} bytes");
     }
 
     #[test]
@@ -254,7 +254,7 @@ fn one_flipped_byte_anywhere_costs_one_record_at_the_most_and_is_declared() {
     filled(whole.path(), 6);
     let name = segments(whole.path())[0].file_name().expect("a name").to_owned();
     let bytes = std::fs::read(segments(whole.path())[0].clone()).expect("read");
-    for at in segment::HEADER..bytes.len() as u64 {
+    for at in header::HEADER..bytes.len() as u64 {
         let folder = tempfile::tempdir().expect("a folder");
         for file in ["agent", "mark"] {
             std::fs::copy(whole.path().join(file), folder.path().join(file)).expect("copied");

@@ -1,5 +1,8 @@
 //! The spool's state behind its lock: the logs, what must be told, and what is due when. No method waits for a sync.
 
+mod room;
+mod tell;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -11,21 +14,21 @@ use std::{
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
+use room::NoRoom;
+
 use super::{
-    Config, Draft, Told, WhenFull,
+    Config, Draft,
     folder::{self, Folder},
-    ledger::{Ledger, TOLD_AT_ONCE},
+    header::Owner,
+    ledger::Ledger,
     log::{Log, RunLog, Settled},
-    mark::{Body, Loss, Run},
+    mark::Loss,
     ranges::Ranges,
     record,
-    segment::{Owner, Segment},
+    segment::Segment,
 };
 use crate::{
-    event::{
-        batch::Batch,
-        status::{Lost, PreviousRun, Reason, SpoolStatus, Waiting},
-    },
+    event::{batch::Batch, status::Reason},
     units::Time,
 };
 
@@ -250,58 +253,6 @@ impl State {
         }
     }
 
-    /// Makes room for a record within `max_bytes` and `min_free`.
-    fn make_room(&mut self, collector: &str, bytes: u64) -> Result<(), NoRoom> {
-        if self.folder.is_none() {
-            return Err(NoRoom::Disk(io::Error::other("the spool's folder cannot be used")));
-        }
-        // One segment less than what is allowed: what was evicted takes space until the mark is synced.
-        let allowed = self.config.max_bytes - self.config.segment_bytes();
-        while self.logs.values().map(Log::bytes).sum::<u64>() + bytes > allowed {
-            let victim = match self.config.when_full {
-                WhenFull::DropOldest => self.victim(collector),
-                WhenFull::DropNewest => None,
-            };
-            let evicted =
-                victim.and_then(|name| self.logs.get_mut(&name)).is_some_and(|log| log.evict(Reason::Evicted));
-            if !evicted {
-                return Err(NoRoom::Newest);
-            }
-            self.duties.dead = true;
-        }
-        if self.free() < self.config.min_free.saturating_add(bytes) {
-            return Err(NoRoom::Disk(io::Error::other(format!(
-                "less than spool.min_free ({}) is free",
-                crate::units::size(self.config.min_free)
-            ))));
-        }
-        Ok(())
-    }
-
-    /// Whose oldest segment goes: what no queue wants, then the least important; never more important than `collector`.
-    fn victim(&self, collector: &str) -> Option<Arc<str>> {
-        let rank = |name: &str| {
-            let place = self.importance.iter().position(|known| *known == name);
-            place.unwrap_or(self.importance.len() / 2)
-        };
-        let own = rank(collector);
-        let waiting = || self.logs.iter().filter(|(name, log)| log.oldest().is_some() && rank(name) <= own);
-        let unwanted = waiting().filter(|(_, log)| log.unwanted).min_by_key(|(name, _)| rank(name));
-        let least = || waiting().min_by_key(|(name, _)| rank(name));
-        unwanted.or_else(least).map(|(name, _)| Arc::clone(name))
-    }
-
-    /// Bytes free on the file system, at most a second old.
-    fn free(&mut self) -> u64 {
-        let now = Instant::now();
-        if self.space.1 == u64::MAX || now.duration_since(self.space.0) >= Duration::from_secs(1) {
-            let free = rustix::fs::statvfs(&self.config.dir)
-                .map_or(u64::MAX - 1, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
-            self.space = (now, free);
-        }
-        self.space.1
-    }
-
     /// Books what logs found, and takes note of what became of it.
     pub(super) fn after_change(&mut self) {
         for log in self.logs.values_mut() {
@@ -375,48 +326,6 @@ impl State {
         ok
     }
 
-    fn body(&self) -> Body {
-        let logs = |run: u64| {
-            let marks = self.logs.iter().filter_map(|(name, log)| Some((name.to_string(), log.runs.get(&run)?.mark())));
-            marks.filter(|(_, mark)| mark.given > 0).collect()
-        };
-        let earlier = self.runs.iter().map(|(&run, &(id, told))| Run { counter: run, id, told, logs: logs(run) });
-        let current = Run { counter: self.run, id: self.run_id, told: false, logs: logs(self.run) };
-        Body {
-            boot: self.boot.clone(),
-            stopped: self.stopped,
-            seen_ms: self.seen_ms(),
-            runs: earlier.chain([current]).collect(),
-            lost: self.lost.iter().cloned().collect(),
-        }
-    }
-
-    pub(super) fn status(&self) -> SpoolStatus {
-        SpoolStatus {
-            messages: self.logs.values().map(Log::messages).sum(),
-            bytes: self.logs.values().map(Log::bytes).sum(),
-            oldest_at: self.logs.values().filter_map(Log::oldest_at).min(),
-            trouble: self.trouble.clone(),
-        }
-    }
-
-    pub(super) fn told(&self) -> Told {
-        let given = |log: &Log| Some(log.given()).filter(|given| *given > 0);
-        let previous = |run: &u64| {
-            let (id, _) = self.runs.get(run)?;
-            let last = self.logs.iter().filter_map(|(name, log)| Some((name.to_string(), log.runs.get(run)?.given)));
-            let last_seq = last.filter(|(_, given)| *given > 0).collect();
-            Some(PreviousRun { run_id: id.to_string(), last_seq })
-        };
-        Told {
-            sent: self.logs.iter().filter_map(|(name, log)| Some((name.to_string(), given(log)?))).collect(),
-            spool: self.status(),
-            waiting: merged(self.logs.values().flat_map(Log::waiting).collect()),
-            lost: self.lost.next(TOLD_AT_ONCE).map(Lost::from).collect(),
-            previous_runs: self.previous.next(usize::MAX).filter_map(previous).collect(),
-        }
-    }
-
     pub(super) fn next_duty(&self) -> Option<Instant> {
         let waits = self.logs.values().any(|log| !log.is_settled());
         let sync = self.duties.unsynced.values().min().map(|since| *since + self.config.sync_after);
@@ -464,50 +373,4 @@ impl State {
         }
         Due { sync, mark, dead }
     }
-
-    /// Drops segments whose newest record is older than `max_age`.
-    fn age(&mut self) {
-        let seen = self.seen_ms();
-        let max = u64::try_from(self.config.max_age.as_millis()).unwrap_or(u64::MAX);
-        for log in self.logs.values_mut() {
-            while log.oldest().is_some_and(|segment| segment.newest_ms.saturating_add(max) < seen)
-                && log.evict(Reason::Aged)
-            {}
-            // So that a slow log's segment does not hold back what is long too old.
-            if log.oldest().is_some_and(|segment| segment.oldest_ms.saturating_add(max / 8) < seen) {
-                log.roll();
-            }
-        }
-        self.after_change();
-    }
-}
-
-/// Why there is no room for a record.
-pub(super) enum NoRoom {
-    /// Everything that is kept is more important, or nothing may be dropped for it.
-    Newest,
-    /// The disk cannot take it.
-    Disk(io::Error),
-}
-
-/// At most 64 ranges: neighbours of the same run and collector with the smallest gaps become one. Never left out.
-fn merged(mut ranges: Vec<Waiting>) -> Vec<Waiting> {
-    const MOST: usize = 64;
-    ranges.sort();
-    while ranges.len() > MOST {
-        let gap = |pair: &[Waiting]| match pair {
-            [one, other] if (&one.run_id, &one.collector) == (&other.run_id, &other.collector) => {
-                Some(other.first_seq - one.last_seq)
-            }
-            _ => None,
-        };
-        let smallest = ranges.windows(2).enumerate().filter_map(|(index, pair)| Some((gap(pair)?, index))).min();
-        // More runs and collectors than ranges: none is left out.
-        let Some((_, index)) = smallest else { break };
-        let last_seq = ranges.remove(index + 1).last_seq;
-        if let Some(range) = ranges.get_mut(index) {
-            range.last_seq = last_seq;
-        }
-    }
-    ranges
 }

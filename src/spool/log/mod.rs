@@ -6,6 +6,9 @@
 //!
 //! The log decides nothing about time, space or the network; it is told. What it finds damaged it declares in `losses`.
 
+mod settle;
+mod walk;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
@@ -16,10 +19,11 @@ use std::{
 use uuid::Uuid;
 
 use super::{
+    header::{HEADER, Owner},
     mark::{LogMark, Loss},
     ranges::Ranges,
     record::Head,
-    segment::{HEADER, Owner, Segment, Step},
+    segment::Segment,
 };
 use crate::{
     event::{
@@ -293,97 +297,6 @@ impl Log {
         self.fresh.front().map(|(_, batch, _)| batch.body.len())
     }
 
-    /// The next message that came back or waited on disk, oldest first. Damage on the way is declared.
-    pub fn take_waiting(&mut self) -> Option<Taken> {
-        while let Some((id, held)) = self.again.pop_first() {
-            if self.is_settled_id(id) {
-                self.forget_memory(&held.place);
-                continue;
-            }
-            if let Some(batch) = self.read(id, &held.place) {
-                self.out.insert(id, held);
-                return Some(Taken { id, batch, replayed: true });
-            }
-            self.lose(id, Reason::Damaged, None);
-        }
-        self.walk()
-    }
-
-    /// Whether something came back or waits on disk.
-    pub fn has_waiting(&self) -> bool {
-        let held = self.fresh.len() + self.out.len();
-        !self.again.is_empty() || self.messages() > held as u64
-    }
-
-    /// Reads a record again.
-    fn read(&self, id: Id, place: &Place) -> Option<Arc<Batch>> {
-        let (segment, at) = match place {
-            Place::Memory(batch) => return Some(Arc::clone(batch)),
-            Place::Disk { segment, at } => (segment, *at),
-        };
-        let segment = self.segments.iter().find(|candidate| key(candidate) == *segment)?;
-        match segment.step(at, id.seq.saturating_sub(1)) {
-            Ok(Step::Record(head, body, _)) if head.seq == id.seq => Some(Arc::new(batch(&segment.owner, &head, body))),
-            _ => None,
-        }
-    }
-
-    /// Moves the cursor to the next message that nobody has.
-    fn walk(&mut self) -> Option<Taken> {
-        loop {
-            let cursor = self.cursor?;
-            let index = self.segments.iter().position(|segment| key(segment) >= cursor.segment)?;
-            let segment = self.segments.get(index)?;
-            // Its segment may be gone by now.
-            let cursor = if key(segment) == cursor.segment { cursor } else { start(segment) };
-            let (run, owner) = (segment.owner.run, segment.owner.clone());
-            match segment.step(cursor.at, cursor.after) {
-                Ok(Step::Record(head, body, next)) => {
-                    let id = Id { run, seq: head.seq };
-                    self.cursor = Some(Cursor { at: next, after: head.seq, ..cursor });
-                    if self.is_free(id) {
-                        let place = Place::Disk { segment: cursor.segment, at: cursor.at };
-                        self.out.insert(id, Held { place, time: head.time });
-                        return Some(Taken { id, batch: Arc::new(batch(&owner, &head, body)), replayed: true });
-                    }
-                }
-                Ok(Step::Damaged(next)) => {
-                    let until = segment.step(next, cursor.after).ok();
-                    let last = match until {
-                        Some(Step::Record(head, ..)) => head.seq - 1,
-                        _ => segment.last,
-                    };
-                    self.cursor = Some(Cursor { at: next, after: last.max(cursor.after), ..cursor });
-                    self.lose_range(
-                        run,
-                        cursor.after.max(segment_floor(&self.segments, index)) + 1,
-                        last,
-                        Reason::Damaged,
-                    );
-                }
-                Ok(Step::End) | Err(_) => {
-                    let last = segment.last;
-                    let more = self.segments.get(index + 1).map(start);
-                    let torn = cursor.at < segment.end && !segment.is_empty();
-                    if torn {
-                        self.lose_range(run, cursor.after + 1, last, Reason::Damaged);
-                    }
-                    match more {
-                        Some(next) => self.cursor = Some(next),
-                        None => return None,
-                    }
-                }
-            }
-        }
-    }
-
-    /// Numbered, not settled, and in nobody's hands.
-    fn is_free(&self, id: Id) -> bool {
-        let fresh = self.fresh.front().is_some_and(|(first, ..)| *first <= id)
-            && self.fresh.binary_search_by_key(&id, |(id, ..)| *id).is_ok();
-        !fresh && !self.out.contains_key(&id) && !self.again.contains_key(&id) && !self.is_settled_id(id)
-    }
-
     fn is_settled_id(&self, id: Id) -> bool {
         self.runs.get(&id.run).is_none_or(|run| run.settled.contains(id.seq))
     }
@@ -412,100 +325,6 @@ impl Log {
         }
     }
 
-    /// The broker confirmed it and did not return it.
-    pub fn ack(&mut self, id: Id) -> Settled {
-        self.settle(id.run, id.seq, id.seq);
-        self.state()
-    }
-
-    /// It will not be delivered.
-    pub fn lose(&mut self, id: Id, reason: Reason, events: Option<u64>) -> Settled {
-        self.lose_run(id.run, id.seq, id.seq, reason, events);
-        self.state()
-    }
-
-    fn state(&mut self) -> Settled {
-        self.bury();
-        if self.is_settled() { Settled::Wholly } else { Settled::Partly }
-    }
-
-    fn settle(&mut self, run: u64, first: u64, last: u64) {
-        if let Some(run) = self.runs.get_mut(&run) {
-            run.settled.insert(first, last);
-        }
-        for set in [&mut self.out, &mut self.again] {
-            let ids: Vec<Id> = set.range(Id { run, seq: first }..=Id { run, seq: last }).map(|(id, _)| *id).collect();
-            for id in ids {
-                if let Some(Held { place: Place::Memory(batch), .. }) = set.remove(&id) {
-                    self.memory_bytes = self.memory_bytes.saturating_sub(batch.body.len());
-                }
-            }
-        }
-    }
-
-    fn forget_memory(&mut self, place: &Place) {
-        if let Place::Memory(batch) = place {
-            self.memory_bytes = self.memory_bytes.saturating_sub(batch.body.len());
-        }
-    }
-
-    /// Declares what of a range is not settled.
-    pub fn lose_range(&mut self, run: u64, first: u64, last: u64, reason: Reason) {
-        let last = last.min(self.runs.get(&run).map_or(0, |log| log.given));
-        for (first, last) in self.out_of_files_reach(run).missing(first, last) {
-            self.lose_run(run, first, last, reason, None);
-        }
-    }
-
-    /// What of a run is settled, or in memory only: what happens to a file concerns the rest.
-    fn out_of_files_reach(&self, run: u64) -> Ranges {
-        let mut known = self.runs.get(&run).map(|log| log.settled.clone()).unwrap_or_default();
-        let fresh = self.fresh.iter().map(|(id, _, place)| (id, place));
-        let held = self.out.iter().chain(&self.again).map(|(id, held)| (id, &held.place));
-        for (id, place) in fresh.chain(held) {
-            if id.run == run && matches!(place, Place::Memory(_)) {
-                known.insert(id.seq, id.seq);
-            }
-        }
-        known
-    }
-
-    fn lose_run(&mut self, run: u64, first: u64, last: u64, reason: Reason, events: Option<u64>) {
-        let Some(run_id) = self.runs.get(&run).map(|log| log.id) else { return };
-        self.losses.push(Loss {
-            run_id,
-            collector: self.owner.collector.to_string(),
-            first,
-            last: Some(last),
-            events,
-            reason,
-        });
-        self.settle(run, first, last);
-    }
-
-    /// Drops the oldest segment and declares what of it waited. False where there is none.
-    pub fn evict(&mut self, reason: Reason) -> bool {
-        let Some(segment) = self.segments.pop_front() else { return false };
-        let (run, lowest, last) = (segment.owner.run, segment.lowest, segment.last);
-        let waiting = self.out_of_files_reach(run).missing(lowest, last);
-        // Whole segments are the usual case, and then the number of events is known.
-        let events = (waiting == [(lowest, last)]).then_some(segment.events);
-        self.fresh.retain(|(id, batch, place)| {
-            let in_file = matches!(place, Place::Disk { .. });
-            let gone = in_file && id.run == run && (lowest..=last).contains(&id.seq);
-            if gone {
-                self.fresh_bytes -= batch.body.len();
-            }
-            !gone
-        });
-        for (first, last) in waiting {
-            self.lose_run(run, first, last, reason, events);
-        }
-        self.dead.push(segment);
-        self.bury();
-        true
-    }
-
     /// The oldest segment, if something waits in it.
     pub fn oldest(&self) -> Option<&Segment> {
         self.segments.front().filter(|segment| !segment.is_empty())
@@ -525,30 +344,6 @@ impl Log {
         &self.folder
     }
 
-    /// Sets settled segments aside, oldest first; the open one stays.
-    fn bury(&mut self) {
-        while let Some(oldest) = self.segments.front() {
-            let open = self.segments.len() == 1 && oldest.owner.run == self.owner.run && !oldest.sealed;
-            let run = self.runs.get(&oldest.owner.run);
-            let settled = oldest.is_empty() || run.is_none_or(|run| run.settled.covers(oldest.lowest, oldest.last));
-            if open || !settled {
-                break;
-            }
-            self.dead.extend(self.segments.pop_front());
-        }
-    }
-
-    /// Cuts the open segment back to its header. Only after the mark was written, and only if all is settled.
-    pub fn cut_back(&mut self) -> io::Result<()> {
-        let Some(open) = self.segments.back_mut().filter(|open| !open.is_empty()) else { return Ok(()) };
-        open.cut_back()?;
-        let key = key(open);
-        if let Some(cursor) = self.cursor.as_mut().filter(|cursor| cursor.segment == key) {
-            cursor.at = HEADER;
-        }
-        Ok(())
-    }
-
     /// When the oldest message that waits was numbered.
     pub fn oldest_at(&self) -> Option<Time> {
         if self.is_settled() {
@@ -557,14 +352,6 @@ impl Log {
         let held = [self.out.values().next(), self.again.values().next()].into_iter().flatten().map(|held| held.time);
         let fresh = self.fresh.front().map(|(_, batch, _)| batch.time);
         held.chain(fresh).chain(self.waiting_since()).min()
-    }
-
-    /// When the next message at the cursor was numbered. Settled ones before it may make it look older than it is.
-    fn waiting_since(&self) -> Option<Time> {
-        let cursor = self.cursor?;
-        let segment = self.segments.iter().find(|segment| key(segment) >= cursor.segment)?;
-        let at = if key(segment) == cursor.segment { cursor.at } else { HEADER };
-        segment.peek(at).ok().flatten().map(|head| head.time)
     }
 
     /// All that is numbered and not settled.
@@ -598,25 +385,6 @@ fn key(segment: &Segment) -> Key {
 
 fn start(segment: &Segment) -> Cursor {
     Cursor { segment: key(segment), at: HEADER, after: segment.first.saturating_sub(1) }
-}
-
-/// Below which `seq` a segment has never had a record.
-fn segment_floor(segments: &VecDeque<Segment>, index: usize) -> u64 {
-    segments.get(index).map_or(0, |segment| segment.lowest.saturating_sub(1))
-}
-
-fn batch(owner: &Owner, head: &Head, body: Vec<u8>) -> Batch {
-    Batch {
-        agent: owner.agent,
-        run_id: owner.run_id,
-        collector: Arc::clone(&owner.collector),
-        seq: head.seq,
-        time: head.time,
-        events: head.events,
-        version: head.version,
-        zstd: head.zstd,
-        body,
-    }
 }
 
 /// Folders of the spool: for the agent's own eyes only.

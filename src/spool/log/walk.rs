@@ -1,0 +1,134 @@
+//! Reading what waits: what came back first, then what lies behind the cursor. Damage on the way is declared.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use super::{Cursor, Held, Id, Log, Place, Taken, key, start};
+use crate::{
+    event::{batch::Batch, status::Reason},
+    spool::{
+        header::{HEADER, Owner},
+        record::Head,
+        segment::{Segment, Step},
+    },
+    units::Time,
+};
+
+impl Log {
+    /// The next message that came back or waited on disk, oldest first. Damage on the way is declared.
+    pub fn take_waiting(&mut self) -> Option<Taken> {
+        while let Some((id, held)) = self.again.pop_first() {
+            if self.is_settled_id(id) {
+                self.forget_memory(&held.place);
+                continue;
+            }
+            if let Some(batch) = self.read(id, &held.place) {
+                self.out.insert(id, held);
+                return Some(Taken { id, batch, replayed: true });
+            }
+            self.lose(id, Reason::Damaged, None);
+        }
+        self.walk()
+    }
+
+    /// Whether something came back or waits on disk.
+    pub fn has_waiting(&self) -> bool {
+        let held = self.fresh.len() + self.out.len();
+        !self.again.is_empty() || self.messages() > held as u64
+    }
+
+    /// Reads a record again.
+    fn read(&self, id: Id, place: &Place) -> Option<Arc<Batch>> {
+        let (segment, at) = match place {
+            Place::Memory(batch) => return Some(Arc::clone(batch)),
+            Place::Disk { segment, at } => (segment, *at),
+        };
+        let segment = self.segments.iter().find(|candidate| key(candidate) == *segment)?;
+        match segment.step(at, id.seq.saturating_sub(1)) {
+            Ok(Step::Record(head, body, _)) if head.seq == id.seq => Some(Arc::new(batch(&segment.owner, &head, body))),
+            _ => None,
+        }
+    }
+
+    /// Moves the cursor to the next message that nobody has.
+    fn walk(&mut self) -> Option<Taken> {
+        loop {
+            let cursor = self.cursor?;
+            let index = self.segments.iter().position(|segment| key(segment) >= cursor.segment)?;
+            let segment = self.segments.get(index)?;
+            // Its segment may be gone by now.
+            let cursor = if key(segment) == cursor.segment { cursor } else { start(segment) };
+            let (run, owner) = (segment.owner.run, segment.owner.clone());
+            match segment.step(cursor.at, cursor.after) {
+                Ok(Step::Record(head, body, next)) => {
+                    let id = Id { run, seq: head.seq };
+                    self.cursor = Some(Cursor { at: next, after: head.seq, ..cursor });
+                    if self.is_free(id) {
+                        let place = Place::Disk { segment: cursor.segment, at: cursor.at };
+                        self.out.insert(id, Held { place, time: head.time });
+                        return Some(Taken { id, batch: Arc::new(batch(&owner, &head, body)), replayed: true });
+                    }
+                }
+                Ok(Step::Damaged(next)) => {
+                    let until = segment.step(next, cursor.after).ok();
+                    let last = match until {
+                        Some(Step::Record(head, ..)) => head.seq - 1,
+                        _ => segment.last,
+                    };
+                    self.cursor = Some(Cursor { at: next, after: last.max(cursor.after), ..cursor });
+                    self.lose_range(
+                        run,
+                        cursor.after.max(segment_floor(&self.segments, index)) + 1,
+                        last,
+                        Reason::Damaged,
+                    );
+                }
+                Ok(Step::End) | Err(_) => {
+                    let last = segment.last;
+                    let more = self.segments.get(index + 1).map(start);
+                    let torn = cursor.at < segment.end && !segment.is_empty();
+                    if torn {
+                        self.lose_range(run, cursor.after + 1, last, Reason::Damaged);
+                    }
+                    match more {
+                        Some(next) => self.cursor = Some(next),
+                        None => return None,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Numbered, not settled, and in nobody's hands.
+    fn is_free(&self, id: Id) -> bool {
+        let fresh = self.fresh.front().is_some_and(|(first, ..)| *first <= id)
+            && self.fresh.binary_search_by_key(&id, |(id, ..)| *id).is_ok();
+        !fresh && !self.out.contains_key(&id) && !self.again.contains_key(&id) && !self.is_settled_id(id)
+    }
+
+    /// When the next message at the cursor was numbered. Settled ones before it may make it look older than it is.
+    pub(super) fn waiting_since(&self) -> Option<Time> {
+        let cursor = self.cursor?;
+        let segment = self.segments.iter().find(|segment| key(segment) >= cursor.segment)?;
+        let at = if key(segment) == cursor.segment { cursor.at } else { HEADER };
+        segment.peek(at).ok().flatten().map(|head| head.time)
+    }
+}
+
+/// Below which `seq` a segment has never had a record.
+fn segment_floor(segments: &VecDeque<Segment>, index: usize) -> u64 {
+    segments.get(index).map_or(0, |segment| segment.lowest.saturating_sub(1))
+}
+
+fn batch(owner: &Owner, head: &Head, body: Vec<u8>) -> Batch {
+    Batch {
+        agent: owner.agent,
+        run_id: owner.run_id,
+        collector: Arc::clone(&owner.collector),
+        seq: head.seq,
+        time: head.time,
+        events: head.events,
+        version: head.version,
+        zstd: head.zstd,
+        body,
+    }
+}

@@ -518,3 +518,35 @@ fn all_ready<T>(pending: &mut Pending<T>) -> Vec<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pending at first, and awake again at once.
+    async fn second_time(number: usize) -> usize {
+        let mut polled = false;
+        std::future::poll_fn(|context| {
+            context.waker().wake_by_ref();
+            if std::mem::replace(&mut polled, true) { Poll::Ready(number) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    #[test]
+    fn all_that_is_ready_is_found_though_the_queue_pauses() {
+        let mut pending: Pending<usize> = FuturesUnordered::new();
+        for number in 0..10 {
+            pending.push(Box::pin(second_time(number)));
+        }
+        pending.push(Box::pin(pending_for_ever()));
+        let mut ready = all_ready(&mut pending);
+        ready.sort_unstable();
+        assert_eq!(ready, (0..10).collect::<Vec<_>>());
+        assert_eq!(pending.len(), 1);
+    }
+
+    async fn pending_for_ever() -> usize {
+        pending().await
+    }
+}

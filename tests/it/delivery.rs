@@ -9,6 +9,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -22,6 +23,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::rig::{
     Folder,
@@ -322,6 +324,68 @@ async fn what_no_queue_wants_is_discarded_and_declared_where_that_is_asked_for()
     assert_eq!(scene.log().matches("no queue is bound").count(), 2, "said once, and once that it is over");
     let declared = scene.end(agent).await;
     assert_eq!(declared.keys().collect::<Vec<_>>(), ["pg_locks"], "{declared:?}");
+}
+
+/// Without the binary: so many messages at once no collector makes, and it takes many for answers to overtake each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_thousands_that_only_sometimes_have_a_queue_none_is_taken_for_delivered() {
+    use postgres_agent::{
+        collectors, config,
+        health::Health,
+        publisher::{Phase, Publisher},
+        spool::{Draft, Spool},
+    };
+    const MESSAGES: u64 = 8_000;
+    let broker = rabbit::shared();
+    let scene = Scene::new("thousands", &broker.url(), &[]).await;
+    let folder = &scene.folder;
+    let file = folder.path().join("agent.toml");
+    let more = "amqp.unroutable = 'discard'\namqp.window = 2000\nspool.min_free = '0'";
+    let spool = folder.path().join("spool");
+    let text = format!(
+        "amqp.url = '{}'\namqp.exchange = 'thousands'\nspool.dir = '{}'\n{more}",
+        broker.url(),
+        spool.display()
+    );
+    fs::write(&file, text).unwrap();
+    let config = config::load(Some(&file)).unwrap().config;
+    let spool = Arc::new(Spool::open(config.spool.clone(), collectors::by_importance()).unwrap());
+    let health = Arc::new(Health::default());
+    for _ in 0..MESSAGES {
+        let draft = Draft { collector: "pg_locks", events: 1, version: 1, zstd: false };
+        spool.number(draft, |seq| Ok(seq.to_le_bytes().to_vec())).unwrap();
+    }
+    let publisher = Publisher {
+        routing_key: config.amqp.routing_key.fill("thousands", &BTreeMap::new()).unwrap(),
+        config: config.amqp,
+        retry: config.retry,
+        replay_rate: None,
+        spool: Arc::clone(&spool),
+        health: Arc::clone(&health),
+    };
+    let (phase, phases) = watch::channel(Phase::Running);
+    let running = tokio::spawn(publisher.run(phases));
+    // Some are returned at once and some confirmed when they are on disk, on one channel.
+    let start = Instant::now();
+    let settled = || Some(health.snapshot().1).filter(|told| told.returned + told.confirmed >= MESSAGES);
+    let told = loop {
+        assert!(start.elapsed() < BOUND, "waited in vain: all are settled; {:?}", health.snapshot().1);
+        scene.bind("thousands", "pg_locks").await;
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        let (queue, exchange, key) = ("thousands".into(), "thousands".into(), "pg_locks".into());
+        scene.channel.queue_unbind(queue, exchange, key, FieldTable::default()).await.unwrap();
+        if let Some(told) = settled() {
+            break told;
+        }
+    };
+    assert!(told.returned > 100 && told.confirmed > 100, "both happen: {told:?}");
+    assert_eq!(
+        u64::from(broker.ready_messages("thousands").await),
+        told.confirmed,
+        "in the queue, and taken for delivered"
+    );
+    phase.send(Phase::Draining(Instant::now())).unwrap();
+    running.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -269,7 +269,7 @@ http.listen = ""
 
 [collectors]
 pg_activity.interval = "1s"
-pg_statements.interval = "2s"
+pg_statements.interval = "1s"
 pg_locks.interval = "1s"
 system_metrics.interval = "1s"
 agent_status.interval = "1s"
@@ -282,20 +282,50 @@ TOML
   good "the agent looks each second (each 60 s where nothing else is configured)"
 }
 
+COLLECTORS=(agent_status system_metrics pg_activity pg_statements pg_locks)
+
 tap() { "$agent_binary" tap --config "$FOLDER/agent.toml" "$@" 2>>"$FOLDER/tap.log"; }
 
 # field NAME: the first value of that name in JSON on stdin.
 field() { grep -o "\"$1\":\"\{0,1\}[^,\"}]*" | head -n 1 | sed 's/^[^:]*:"\{0,1\}//'; }
 
-# The first lines of one message of each collector, as `tap` prints them.
+# wrap WIDTH TEXT: three lines of it at the most, broken behind a blank or a comma.
+wrap() {
+  local width=$1 text=$2 line cut
+  for line in 1 2; do
+    [ ${#text} -gt "$width" ] || break
+    for ((cut = width; cut > width / 4; cut--)); do [[ ${text:cut-1:1} != [\ ,] ]] || break; done
+    printf '       %s\n' "${text:0:cut}"
+    text=${text:cut}
+  done
+  if [ ${#text} -gt "$width" ]; then text=${text:0:width-1}…; fi
+  printf '       %s\n' "$text"
+}
+
+# What `tap` prints, as it arrives: of each collector the first event of one message.
 show_messages() {
-  local collector width
-  width=$(tput cols 2>/dev/null || echo 120)
-  for collector in agent_status system_metrics pg_activity pg_statements pg_locks; do
-    printf '\n%s%s$ postgres-agent tap --binding %s%s\n' "$dim" "   " "$collector" "$plain"
-    tap --binding "$collector" --count 1 --seconds 10 >"$FOLDER/message" || fail "tap could not read $collector"
-    [ -s "$FOLDER/message" ] || fail "no message of $collector within 10 s"
-    head -n 6 "$FOLDER/message" | cut -c "1-$((width - 5))" | sed 's/^/   /'
+  local -A seen=()
+  local line collector width=100 shown=''
+  if [ -t 1 ]; then width=$(tput cols 2>/dev/null || echo 80); fi
+  printf '%s   $ postgres-agent tap%s\n' "$dim" "$plain"
+  while IFS= read -r line; do
+    if [[ $line =~ ^([a-z_]+)\ \ seq\ ([0-9]+) ]]; then
+      collector=${BASH_REMATCH[1]}
+      [ ${#seen[@]} -lt ${#COLLECTORS[@]} ] || break
+      shown=''
+      # The first status of a run has little to tell yet.
+      if [ -n "${seen[$collector]:-}" ] || [ "$collector ${BASH_REMATCH[2]}" = "agent_status 1" ]; then continue; fi
+      seen[$collector]=yes shown=0
+      printf '\n   %s%s%s\n' "$bold" "$line" "$plain"
+    elif [ -n "$shown" ]; then
+      shown=$((shown + 1))
+      # Its second event begins, or enough of its rows were shown.
+      if [ $shown -gt 4 ] || [[ $shown -gt 1 && $line =~ ^\ \ [0-9] ]]; then shown=''; continue; fi
+      wrap $((width - 8)) "${line#"${line%%[! ]*}"}"
+    fi
+  done < <(tap --seconds 20)
+  for collector in "${COLLECTORS[@]}"; do
+    [ -n "${seen[$collector]:-}" ] || fail "no message of $collector within 20 s"
   done
 }
 
@@ -382,4 +412,4 @@ outage
 chapter "the proof, from the messages alone"
 audit
 say "${dim}$((SECONDS - begun)) s beside installing and building. On a database of your own, without broker or spool:${plain}"
-say "${dim}$agent_binary collect  (reads PGHOST, PGUSER, … like psql; changes nothing)${plain}"
+say "${dim}$agent_binary collect --format table  (reads PGHOST, PGUSER, … like psql; changes nothing)${plain}"

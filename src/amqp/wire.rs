@@ -344,8 +344,13 @@ impl Connection {
 
     /// Closes in order, and by force where that takes too long (a blocked broker reads nothing).
     pub async fn close(self) {
+        self.close_within(CLOSE).await;
+    }
+
+    /// As [`Connection::close`], with less time where there is less.
+    pub async fn close_within(&self, limit: Duration) {
         let close = self.inner.close(200, "goodbye".into());
-        if !matches!(timeout(CLOSE, close).await, Ok(Ok(()))) {
+        if !matches!(timeout(CLOSE.min(limit), close).await, Ok(Ok(()))) {
             self.kill();
         }
     }

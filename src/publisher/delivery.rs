@@ -2,8 +2,9 @@
 //!
 //! Each log has a channel of its own, and its messages are answered in any order, several at once, or never. Two rules
 //! keep an unroutable message from being taken for a delivered one: a return is matched by its `message_id`, not by the
-//! confirm that brought it; and only the contiguous run of answered messages from the oldest on is settled, because the
-//! library may hand a return to any confirm that is answered later than it came.
+//! confirm that brought it; and nothing is settled before all answers that are there were taken in. The library hands a
+//! return to whichever confirm it completes next, which may be that of a younger message: so the answer that carries the
+//! return is there as soon as the message's own is, but not necessarily looked at before it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -84,12 +85,14 @@ pub struct Deliveries {
     window_bytes: usize,
     tracks: BTreeMap<Arc<str>, Track>,
     last: Option<Lane>,
+    /// Some log was overdue, and nobody's confirm came since.
+    silent: bool,
 }
 
 impl Deliveries {
     /// Nothing in flight; at most so many messages and bytes will be.
     pub fn new(window: usize, window_bytes: usize) -> Self {
-        Self { window, window_bytes, tracks: BTreeMap::new(), last: None }
+        Self { window, window_bytes, tracks: BTreeMap::new(), last: None, silent: false }
     }
 
     fn track(&mut self, log: &Arc<str>) -> &mut Track {
@@ -141,15 +144,9 @@ impl Deliveries {
         track.settled + track.flights.len() as u64
     }
 
-    /// The broker answered the message with this tag, and perhaps returned one meanwhile. Gives what is settled by it.
-    pub fn answered(
-        &mut self,
-        log: &Arc<str>,
-        tag: u64,
-        ack: bool,
-        returned: Option<String>,
-        now: Instant,
-    ) -> Vec<Settled> {
+    /// The broker answered the message with this tag, and perhaps returned one meanwhile. Settles nothing yet.
+    pub fn answered(&mut self, log: &Arc<str>, tag: u64, ack: bool, returned: Option<String>, now: Instant) {
+        self.silent = false;
         let track = self.track(log);
         track.confirmed = Some(now);
         // An id that is not in flight is one from before the channel was begun anew.
@@ -160,6 +157,11 @@ impl Deliveries {
         if let Some(flight) = index.and_then(|index| track.flights.get_mut(index)) {
             flight.ack.get_or_insert(ack);
         }
+    }
+
+    /// Settles what is answered from the oldest on. Only after all answers that are there were [taken in](Self::answered).
+    pub fn settle(&mut self, log: &Arc<str>) -> Vec<Settled> {
+        let track = self.track(log);
         let answered = track.flights.iter().take_while(|flight| flight.ack.is_some()).count();
         let settled: Vec<Flight> = track.flights.drain(..answered).collect();
         track.settled += answered as u64;
@@ -222,14 +224,18 @@ impl Deliveries {
         }
     }
 
-    /// Whose oldest message waits longer than `limit` for its answer.
-    pub fn overdue(&self, now: Instant, limit: Duration) -> Option<Overdue> {
+    /// Whose oldest message waits longer than `limit` for its answer. A log that is named is to be begun anew.
+    pub fn overdue(&mut self, now: Instant, limit: Duration) -> Option<Overdue> {
         let late = |sent: Instant| now.saturating_duration_since(sent) >= limit;
         let (log, sent) = self.unanswered().filter(|(_, sent)| late(*sent)).min_by_key(|(_, sent)| *sent)?;
-        let others = || self.tracks.iter().filter(|(name, _)| *name != log);
+        let log = Arc::clone(log);
+        let others = || self.tracks.iter().filter(|(name, _)| **name != log);
         let others_confirm = others().any(|(_, track)| track.confirmed.is_some_and(|at| at >= sent));
         let others_wait = others().any(|(_, track)| track.flights.front().is_some_and(|flight| late(flight.sent)));
-        Some(if others_wait && !others_confirm { Overdue::Everything } else { Overdue::Log(Arc::clone(log)) })
+        // Logs rarely send at the same moment: on a broker that confirms nothing they are found late one after the other.
+        let everything = (others_wait || self.silent) && !others_confirm;
+        self.silent = true;
+        Some(if everything { Overdue::Everything } else { Overdue::Log(log) })
     }
 }
 
@@ -276,7 +282,12 @@ mod tests {
         }
 
         fn answer(&mut self, tag: u64, ack: bool, returned: Option<u64>) -> Vec<(u64, Outcome)> {
-            let settled = self.deliveries.answered(&self.log, tag, ack, returned.map(message_id), self.now);
+            self.deliveries.answered(&self.log, tag, ack, returned.map(message_id), self.now);
+            self.settle()
+        }
+
+        fn settle(&mut self) -> Vec<(u64, Outcome)> {
+            let settled = self.deliveries.settle(&self.log);
             settled.into_iter().map(|settled| (settled.id.seq, settled.outcome)).collect()
         }
     }
@@ -299,6 +310,47 @@ mod tests {
         assert_eq!(rig.answer(3, true, Some(2)), []);
         let want = [(1, Outcome::Delivered), (2, Outcome::Returned), (3, Outcome::Delivered)];
         assert_eq!(rig.answer(1, true, None), want);
+    }
+
+    #[test]
+    fn a_return_that_came_with_a_younger_messages_confirm_is_seen_before_anything_is_settled() {
+        // One `multiple` ack for three messages of which the second was returned: the third's confirm was completed first
+        // and has the return, but the others' are looked at before it.
+        let mut rig = Rig::new(3);
+        for (tag, returned) in [(1, None), (2, None), (3, Some(2))] {
+            rig.deliveries.answered(&rig.log, tag, true, returned.map(message_id), rig.now);
+        }
+        assert_eq!(rig.settle(), [(1, Outcome::Delivered), (2, Outcome::Returned), (3, Outcome::Delivered)]);
+        assert_eq!(rig.settle(), []);
+    }
+
+    #[test]
+    fn a_broker_that_confirms_nothing_is_left_even_if_nobody_waits_at_the_same_moment() {
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let (limit, start, second) = (Duration::from_secs(30), Instant::now(), Duration::from_secs(1));
+        let mut deliveries = Deliveries::new(4, 100);
+        deliveries.sent(&a, &taken(1, 1), Lane::Fresh, start);
+        deliveries.sent(&b, &taken(1, 1), Lane::Fresh, start + second);
+        assert_eq!(deliveries.overdue(start + limit, limit), Some(Overdue::Log(a.clone())));
+        deliveries.end(&a);
+        deliveries.sent(&a, &taken(1, 1), Lane::Waiting, start + limit);
+        assert_eq!(deliveries.overdue(start + limit + second, limit), Some(Overdue::Everything));
+    }
+
+    #[test]
+    fn a_queue_that_never_confirms_never_costs_the_others_their_connection() {
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let (limit, mut now) = (Duration::from_secs(30), Instant::now());
+        let mut deliveries = Deliveries::new(4, 100);
+        for round in 1..=5 {
+            deliveries.sent(&a, &taken(1, 1), Lane::Waiting, now);
+            deliveries.sent(&b, &taken(round, 1), Lane::Fresh, now + limit / 2);
+            deliveries.answered(&b, round, true, None, now + limit / 2);
+            assert_eq!(deliveries.settle(&b).len(), 1);
+            now += limit;
+            assert_eq!(deliveries.overdue(now, limit), Some(Overdue::Log(a.clone())), "round {round}");
+            deliveries.end(&a);
+        }
     }
 
     #[test]
@@ -351,6 +403,7 @@ mod tests {
                 let tag = deliveries.sent(&log, &taken(seq, 1), lane, Instant::now());
                 if deliveries.count() > window / 2 {
                     deliveries.answered(&log, tag - window as u64 / 2, true, None, Instant::now());
+                    deliveries.settle(&log);
                 }
             }
             assert_eq!(lanes[0], if window == 1 { Lane::Waiting } else { Lane::Fresh });
@@ -369,6 +422,7 @@ mod tests {
         deliveries.sent(&b, &taken(1, 1), Lane::Fresh, start);
         assert_eq!(deliveries.overdue(start + limit, limit), Some(Overdue::Everything));
         deliveries.answered(&b, 1, true, None, start + limit / 2);
+        deliveries.settle(&b);
         deliveries.sent(&b, &taken(2, 1), Lane::Fresh, start);
         assert_eq!(deliveries.overdue(start + limit, limit), Some(Overdue::Log(a.clone())), "b's confirms come");
         deliveries.forgive(limit);

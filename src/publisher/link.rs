@@ -1,10 +1,14 @@
 //! One connection's life: a channel for each log, what is in flight on them, and what the broker says.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::{Future, pending},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
     time::{Duration, Instant},
 };
 
@@ -32,9 +36,16 @@ pub(super) enum End {
     Lost(Error),
 }
 
-/// Something that was waited for.
+/// What became of a message that was published.
+struct Answered {
+    log: Arc<str>,
+    era: u64,
+    tag: u64,
+    answer: Result<Confirmed, Error>,
+}
+
+/// A channel that was waited for.
 enum Done {
-    Answered { log: Arc<str>, era: u64, tag: u64, answer: Result<Confirmed, Error> },
     Opened { log: Arc<str>, era: u64, channel: Result<Channel, Error> },
     Closed,
 }
@@ -43,7 +54,9 @@ enum Done {
 enum Action {
     /// The spool has something.
     Ready,
-    /// The broker answered.
+    /// The broker answered a message; more answers may be there.
+    Answered(Answered),
+    /// A channel opened or closed.
     Done(Done),
     /// The broker spoke of the whole connection.
     Signal(Option<Signal>),
@@ -52,6 +65,9 @@ enum Action {
     /// A time has come: a pause is over, a confirm is overdue, or the pace allows the next one.
     Tick,
 }
+
+/// What becomes of messages of a log that cannot be delivered now.
+const KEPT: &str = "messages are kept in the spool and tried again";
 
 /// One log's way to the broker.
 struct Way {
@@ -73,7 +89,7 @@ enum State {
     Open(Channel, Option<Instant>),
 }
 
-type Pending = FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>;
+type Pending<T> = FuturesUnordered<Pin<Box<dyn Future<Output = T> + Send>>>;
 
 /// A connection that is served.
 pub(super) struct Link<'a> {
@@ -81,9 +97,11 @@ pub(super) struct Link<'a> {
     connection: Arc<Connection>,
     ways: BTreeMap<Arc<str>, Way>,
     deliveries: Deliveries,
-    pending: Pending,
+    answers: Pending<Answered>,
+    channels: Pending<Done>,
     pace: Pace,
-    blocked: Option<Instant>,
+    /// Since when the broker takes nothing, and what it said.
+    blocked: Option<(Instant, String)>,
     /// Logs begin to be served in turn after this one.
     turn: usize,
     draining: Option<Instant>,
@@ -98,7 +116,8 @@ impl<'a> Link<'a> {
             connection: Arc::new(connection),
             ways: BTreeMap::new(),
             deliveries: Deliveries::new(config.window, config.window_bytes),
-            pending: FuturesUnordered::new(),
+            answers: FuturesUnordered::new(),
+            channels: FuturesUnordered::new(),
             pace: Pace::new(publisher.replay_rate, Instant::now()),
             blocked: None,
             turn: 0,
@@ -127,12 +146,13 @@ impl<'a> Link<'a> {
             }
         };
         spool.set_live(None);
+        // A blocked broker reads no goodbye.
+        let until = self.draining.filter(|_| matches!(end, End::Drained) && self.blocked.is_none());
         let connection = Arc::clone(&self.connection);
         drop(self);
-        match (&end, Arc::try_unwrap(connection)) {
-            (End::Drained, Ok(connection)) => connection.close().await,
-            (_, Ok(connection)) => connection.kill(),
-            (_, Err(shared)) => shared.kill(),
+        match until.map(|until| until.saturating_duration_since(Instant::now())) {
+            Some(left) if !left.is_zero() => connection.close_within(left).await,
+            _ => connection.kill(),
         }
         end
     }
@@ -153,7 +173,8 @@ impl<'a> Link<'a> {
             }
         };
         tokio::select! {
-            Some(done) = self.pending.next() => Action::Done(done),
+            Some(answered) = self.answers.next() => Action::Answered(answered),
+            Some(done) = self.channels.next() => Action::Done(done),
             signal = signals.next() => Action::Signal(signal),
             () = self.publisher.spool.ready.notified() => Action::Ready,
             Ok(()) = phase.changed() => Action::Phase,
@@ -185,32 +206,21 @@ impl<'a> Link<'a> {
             Action::Signal(Some(Signal::Lost(error))) => return Err(error),
             Action::Signal(Some(Signal::Blocked(reason))) => {
                 warn!(reason, "the broker takes no messages for now; the spool keeps what comes");
-                let text = format!("the broker takes no messages for now: {reason}");
-                self.publisher.health.delivery(|delivery| delivery.trouble = Some(text));
-                self.blocked.get_or_insert_with(Instant::now);
+                self.blocked.get_or_insert_with(|| (Instant::now(), reason));
+                self.tell_trouble();
                 // It may last for hours: what comes waits on disk.
                 self.publisher.spool.set_live(Some(0));
             }
             Action::Signal(Some(Signal::Unblocked)) => {
-                if let Some(since) = self.blocked.take() {
+                if let Some((since, _)) = self.blocked.take() {
                     info!("the broker takes messages again");
                     self.publisher.spool.set_live(Some(self.publisher.fresh_bytes()));
-                    self.publisher.health.delivery(|delivery| delivery.trouble = None);
+                    self.tell_trouble();
                     self.deliveries.forgive(since.elapsed());
                 }
             }
             Action::Done(Done::Opened { log, era, channel }) => return self.opened(&log, era, channel),
-            Action::Done(Done::Answered { log, era, tag, answer }) => {
-                if self.ways.get(&log).is_some_and(|way| way.era == era) {
-                    return match answer {
-                        Ok(confirmed) => {
-                            self.answered(&log, tag, confirmed);
-                            Ok(())
-                        }
-                        Err(error) => self.channel_ended(&log, error),
-                    };
-                }
-            }
+            Action::Answered(first) => return self.answered(first),
         }
         Ok(())
     }
@@ -238,12 +248,35 @@ impl<'a> Link<'a> {
         }
     }
 
-    fn answered(&mut self, log: &Arc<str>, tag: u64, confirmed: Confirmed) {
-        self.confirmed = true;
-        let settled = self.deliveries.answered(log, tag, confirmed.ack, confirmed.returned, Instant::now());
-        for settled in settled {
-            self.settle(log, &settled);
+    /// Takes in this answer and all others that are there, and only then settles: see [`super::delivery`].
+    fn answered(&mut self, first: Answered) -> Result<(), Error> {
+        let now = Instant::now();
+        let (mut logs, mut ended) = (BTreeSet::new(), Vec::new());
+        for Answered { log, era, tag, answer } in std::iter::once(first).chain(all_ready(&mut self.answers)) {
+            if self.ways.get(&log).is_none_or(|way| way.era != era) {
+                continue;
+            }
+            match answer {
+                Ok(Confirmed { ack, returned }) => {
+                    self.confirmed = true;
+                    self.deliveries.answered(&log, tag, ack, returned, now);
+                    logs.insert(log);
+                }
+                Err(error) => ended.push((log, era, error)),
+            }
         }
+        for log in logs {
+            for settled in self.deliveries.settle(&log) {
+                self.settle(&log, &settled);
+            }
+        }
+        for (log, era, error) in ended {
+            // Each message of a channel that ended tells of it.
+            if self.ways.get(&log).is_some_and(|way| way.era == era) {
+                self.channel_ended(&log, error)?;
+            }
+        }
+        Ok(())
     }
 
     fn settle(&mut self, log: &Arc<str>, settled: &Settled) {
@@ -257,20 +290,22 @@ impl<'a> Link<'a> {
             }
             Outcome::Returned => {
                 health.delivery(|delivery| delivery.returned += 1);
+                let key = self.publisher.routing_key.of(log);
+                let exchange = &self.publisher.config.exchange;
+                let trouble = format!("no queue is bound to exchange {exchange:?} for routing key {key:?}");
                 if discard {
                     spool.lose(log, settled.id, Reason::Discarded, settled.events);
+                    self.trouble(log, trouble, "messages are discarded, as amqp.unroutable says");
                 } else {
                     spool.put_back(log, settled.id);
                     spool.set_unwanted(log, true);
-                    let key = self.publisher.routing_key.of(log);
-                    let exchange = &self.publisher.config.exchange;
-                    self.pause(log, &format!("no queue is bound to exchange {exchange:?} for routing key {key:?}"));
+                    self.pause(log, trouble);
                 }
             }
             Outcome::Refused => {
                 health.delivery(|delivery| delivery.nacked += 1);
                 spool.put_back(log, settled.id);
-                self.pause(log, "the broker refused a message (nack): a queue is full, or has failed");
+                self.pause(log, "the broker refused a message (nack): a queue is full, or has failed".into());
             }
         }
     }
@@ -280,13 +315,12 @@ impl<'a> Link<'a> {
         way.delays.reset();
         if let Some(trouble) = way.trouble.take() {
             info!(collector = &**log, trouble, "messages are delivered again");
-            self.publisher.spool.set_unwanted(log, false);
             self.tell_trouble();
         }
     }
 
     /// Tries this log again later, one message at a time.
-    fn pause(&mut self, log: &Arc<str>, trouble: &str) {
+    fn pause(&mut self, log: &Arc<str>, trouble: String) {
         self.deliveries.go_gently(log);
         let Some(way) = self.ways.get_mut(log) else { return };
         if let State::Open(_, until) = &mut way.state {
@@ -295,17 +329,24 @@ impl<'a> Link<'a> {
                 *until = Some(Instant::now() + way.delays.next());
             }
         }
-        if way.trouble.as_deref() != Some(trouble) {
-            warn!(collector = &**log, trouble, "messages are kept in the spool and tried again");
-            way.trouble = Some(trouble.to_owned());
+        self.trouble(log, trouble, KEPT);
+    }
+
+    /// Tells the operator what is wrong with a log, once.
+    fn trouble(&mut self, log: &Arc<str>, trouble: String, consequence: &str) {
+        let Some(way) = self.ways.get_mut(log) else { return };
+        if way.trouble.as_ref() != Some(&trouble) {
+            warn!(collector = &**log, trouble, "{consequence}");
+            way.trouble = Some(trouble);
             self.tell_trouble();
         }
     }
 
     /// Puts what is wrong where `agent_status` finds it.
     fn tell_trouble(&self) {
+        let blocked = self.blocked.iter().map(|(_, reason)| format!("the broker takes no messages for now: {reason}"));
         let troubles = self.ways.iter().filter_map(|(log, way)| Some(format!("{log}: {}", way.trouble.as_ref()?)));
-        let text = troubles.collect::<Vec<_>>().join("; ");
+        let text = blocked.chain(troubles).collect::<Vec<_>>().join("; ");
         self.publisher.health.delivery(|delivery| delivery.trouble = Some(text).filter(|text| !text.is_empty()));
     }
 
@@ -329,16 +370,13 @@ impl<'a> Link<'a> {
         let wait = if too_large { Duration::ZERO } else { way.delays.next() };
         let old = std::mem::replace(&mut way.state, State::Closed(Some(Instant::now() + wait)));
         if let State::Open(channel, _) = old {
-            self.pending.push(Box::pin(async move {
+            self.channels.push(Box::pin(async move {
                 channel.close().await;
                 Done::Closed
             }));
         }
-        let trouble = chain(&error);
-        if !too_large && way.trouble.as_ref() != Some(&trouble) {
-            warn!(collector = &**log, trouble, "messages are kept in the spool and tried again");
-            way.trouble = Some(trouble);
-            self.tell_trouble();
+        if !too_large {
+            self.trouble(log, chain(&error), KEPT);
         }
         Ok(())
     }
@@ -436,7 +474,7 @@ impl<'a> Link<'a> {
             State::Closed(_) => {
                 way.state = State::Opening;
                 let (connection, log, era) = (Arc::clone(&self.connection), Arc::clone(log), way.era);
-                self.pending.push(Box::pin(async move {
+                self.channels.push(Box::pin(async move {
                     let channel = connection.channel().await;
                     Done::Opened { log, era, channel }
                 }));
@@ -456,6 +494,27 @@ impl<'a> Link<'a> {
         let key = self.publisher.routing_key.of(log);
         let confirm = channel.publish(&self.publisher.config.exchange, &key, &taken.batch, taken.replayed);
         let (log, era) = (Arc::clone(log), way.era);
-        self.pending.push(Box::pin(async move { Done::Answered { log, era, tag, answer: confirm.await } }));
+        self.answers.push(Box::pin(async move { Answered { log, era, tag, answer: confirm.await } }));
+    }
+}
+
+/// Everything that is ready now. Not only until the first pause: `FuturesUnordered` makes one now and then with more in
+/// its queue, and says so by waking its waker at once.
+fn all_ready<T>(pending: &mut Pending<T>) -> Vec<T> {
+    struct More(AtomicBool);
+    impl Wake for More {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let more = Arc::new(More(AtomicBool::new(false)));
+    let waker = Waker::from(Arc::clone(&more));
+    let mut ready = Vec::new();
+    loop {
+        match pending.poll_next_unpin(&mut Context::from_waker(&waker)) {
+            Poll::Ready(Some(one)) => ready.push(one),
+            Poll::Pending if more.0.swap(false, Ordering::SeqCst) => {}
+            Poll::Ready(None) | Poll::Pending => return ready,
+        }
     }
 }

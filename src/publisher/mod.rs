@@ -1,6 +1,6 @@
 //! The publisher: takes messages out of the spool, brings them to the broker, and settles what the broker answered.
 //!
-//! One loop a connection: `select` waits and returns an [`Action`], `apply` changes the state without waiting, and `fill`
+//! One loop a connection: `select` waits and returns an `Action`, `apply` changes the state without waiting, and `fill`
 //! sends what the window allows. A channel for each log, so that a queue that never confirms, a return or a refusal stops
 //! that log alone. What is decided without a broker stands in [`delivery`].
 
@@ -8,7 +8,7 @@ pub mod delivery;
 mod link;
 pub mod pace;
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -20,6 +20,9 @@ use crate::{
     spool::{Spool, chain},
 };
 use link::{End, Link};
+
+/// Reasons that are remembered in an outage, so that each is told once.
+const MOST_REASONS: usize = 64;
 
 /// What the publisher is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +71,7 @@ impl Publisher {
     async fn publish(&self, phase: &mut watch::Receiver<Phase>) {
         let mut delays = Delays::new(&self.retry);
         let mut attempt = 0;
-        let mut told = None;
+        let mut told = BTreeSet::new();
         loop {
             let opened = tokio::select! {
                 biased;
@@ -81,7 +84,7 @@ impl Publisher {
                     if attempt > 0 {
                         self.health.delivery(|delivery| delivery.reconnects += 1);
                     }
-                    told = None;
+                    told.clear();
                     self.health.delivery(|delivery| delivery.trouble = None);
                     match Link::new(self, connection).serve(phase, &mut delays).await {
                         End::Drained => return,
@@ -95,12 +98,14 @@ impl Publisher {
             };
             attempt += 1;
             let reason = chain(&reason);
-            // Said once, not with every try.
-            if told.as_ref() != Some(&reason) {
+            // Said once, not with every try: several nodes may have a reason each.
+            if told.insert(reason.clone()) {
                 warn!(reason, "no way to the broker; the spool keeps what comes, and it is tried again without end");
             }
-            self.health.delivery(|delivery| delivery.trouble = Some(reason.clone()));
-            told = Some(reason);
+            if told.len() > MOST_REASONS {
+                told.clear();
+            }
+            self.health.delivery(|delivery| delivery.trouble = Some(reason));
             tokio::select! {
                 biased;
                 () = draining(phase) => return,

@@ -4,7 +4,7 @@
 //! damaged is set aside as `*.damaged`. What is missing in the records is found here and declared.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
@@ -65,16 +65,17 @@ pub fn open(path: &Path, run_id: Uuid, boot: &str) -> Result<Opened, Error> {
     let run = 1 + highest(&mut body.runs.iter().map(|run| run.counter))
         .max(highest(&mut marked.given.values().map(|(run, _)| *run)))
         .max(highest(&mut found.values().flatten().map(|found| found.segment.owner.run)));
+    let marked_runs: BTreeSet<u64> = body.runs.iter().map(|run| run.counter).collect();
     learn_runs(&mut body, &marked, &found);
     let power = !body.boot.is_empty() && body.boot != boot && !body.stopped;
     let mut losses = Vec::new();
     let mut logs = BTreeMap::new();
     let names = body.runs.iter().flat_map(|run| run.logs.keys().cloned());
-    let names: std::collections::BTreeSet<String> = names.chain(found.keys().cloned()).collect();
+    let names: BTreeSet<String> = names.chain(found.keys().cloned()).collect();
     for name in names {
         let collector: Arc<str> = name.as_str().into();
         let segments = found.remove(&name).unwrap_or_default();
-        let runs = missing(&name, &body, &segments, power, &mut losses);
+        let runs = missing(&name, &body, &marked_runs, &segments, power, &mut losses);
         let owner = Owner { agent, run_id, run, collector: Arc::clone(&collector) };
         let segments = segments.into_iter().map(|found| found.segment).collect();
         logs.insert(collector, Log::new(owner, path.join(&name), segments, runs));
@@ -214,7 +215,14 @@ fn learn_runs(body: &mut Body, marked: &Marked, found: &BTreeMap<String, Vec<Fou
 }
 
 /// Each run of one log, with what is neither settled nor in a record declared.
-fn missing(name: &str, body: &Body, found: &[Found], power: bool, losses: &mut Vec<Loss>) -> BTreeMap<u64, RunLog> {
+fn missing(
+    name: &str,
+    body: &Body,
+    marked: &BTreeSet<u64>,
+    found: &[Found],
+    power: bool,
+    losses: &mut Vec<Loss>,
+) -> BTreeMap<u64, RunLog> {
     let mut runs = BTreeMap::new();
     let newest = body.runs.last().map(|run| run.counter);
     for run in &body.runs {
@@ -225,6 +233,15 @@ fn missing(name: &str, body: &Body, found: &[Found], power: bool, losses: &mut V
         let of_run = || found.iter().filter(|found| found.segment.owner.run == run.counter);
         of_run().flat_map(|found| found.held.iter()).for_each(|(first, last)| known.insert(first, last));
         let lost = power && Some(run.counter) == newest;
+        // Where the mark is gone nobody knows what was acked: what has no record counts as that, unless damage took it.
+        if !marked.contains(&run.counter) {
+            let damaged: Ranges = of_run().flat_map(|found| found.damaged.iter()).collect();
+            let gone = known.missing(1, log.given).into_iter().flat_map(|(first, last)| damaged.missing(first, last));
+            for (first, last) in gone.collect::<Vec<_>>() {
+                log.settled.insert(first, last);
+                known.insert(first, last);
+            }
+        }
         for (first, last) in known.missing(1, log.given) {
             // The record was written before the number was: its segment is gone, or the record is no longer what was written.
             let there = of_run().any(|found| {

@@ -183,12 +183,19 @@ impl Log {
     /// Takes a message in: writes its record, and keeps it in memory as well if `fresh` bytes allow.
     ///
     /// # Errors
-    /// Why it could not be written; the message is then only in memory.
-    pub fn append(&mut self, batch: Batch, seen_ms: u64, segment_bytes: u64, fresh: Option<usize>) -> io::Result<()> {
+    /// Why it could not be written; the message is then [only in memory](Self::keep_in_memory).
+    pub fn append(
+        &mut self,
+        batch: Batch,
+        seen_ms: u64,
+        segment_bytes: u64,
+        fresh: Option<usize>,
+        spare: Option<usize>,
+    ) -> io::Result<()> {
         let (segment, at) = match self.write(&batch, seen_ms, segment_bytes) {
             Ok(place) => place,
             Err(error) => {
-                self.keep_in_memory(batch, fresh);
+                self.keep_in_memory(batch, spare);
                 return Err(error);
             }
         };
@@ -205,9 +212,9 @@ impl Log {
         self.lose(id, reason, Some(u64::from(batch.events)));
     }
 
-    /// Gives it its number and keeps it in memory only: lost where there is no broker.
-    pub fn keep_in_memory(&mut self, batch: Batch, fresh: Option<usize>) {
-        if fresh.is_none() {
+    /// Gives it its number and keeps it in memory only: lost where there is no broker, or no memory to `spare`.
+    pub fn keep_in_memory(&mut self, batch: Batch, spare: Option<usize>) {
+        if spare.is_none() {
             return self.refuse(&batch, Reason::DiskFull);
         }
         let id = self.give(batch.seq);
@@ -444,11 +451,23 @@ impl Log {
 
     /// Declares what of a range is not settled.
     pub fn lose_range(&mut self, run: u64, first: u64, last: u64, reason: Reason) {
-        let missing =
-            self.runs.get(&run).map(|log| log.settled.missing(first, last.min(log.given))).unwrap_or_default();
-        for (first, last) in missing {
+        let last = last.min(self.runs.get(&run).map_or(0, |log| log.given));
+        for (first, last) in self.out_of_files_reach(run).missing(first, last) {
             self.lose_run(run, first, last, reason, None);
         }
+    }
+
+    /// What of a run is settled, or in memory only: what happens to a file concerns the rest.
+    fn out_of_files_reach(&self, run: u64) -> Ranges {
+        let mut known = self.runs.get(&run).map(|log| log.settled.clone()).unwrap_or_default();
+        let fresh = self.fresh.iter().map(|(id, _, place)| (id, place));
+        let held = self.out.iter().chain(&self.again).map(|(id, held)| (id, &held.place));
+        for (id, place) in fresh.chain(held) {
+            if id.run == run && matches!(place, Place::Memory(_)) {
+                known.insert(id.seq, id.seq);
+            }
+        }
+        known
     }
 
     fn lose_run(&mut self, run: u64, first: u64, last: u64, reason: Reason, events: Option<u64>) {
@@ -468,11 +487,12 @@ impl Log {
     pub fn evict(&mut self, reason: Reason) -> bool {
         let Some(segment) = self.segments.pop_front() else { return false };
         let (run, lowest, last) = (segment.owner.run, segment.lowest, segment.last);
-        let waiting = self.runs.get(&run).map(|log| log.settled.missing(lowest, last)).unwrap_or_default();
+        let waiting = self.out_of_files_reach(run).missing(lowest, last);
         // Whole segments are the usual case, and then the number of events is known.
         let events = (waiting == [(lowest, last)]).then_some(segment.events);
-        self.fresh.retain(|(id, batch, _)| {
-            let gone = id.run == run && (lowest..=last).contains(&id.seq);
+        self.fresh.retain(|(id, batch, place)| {
+            let in_file = matches!(place, Place::Disk { .. });
+            let gone = in_file && id.run == run && (lowest..=last).contains(&id.seq);
             if gone {
                 self.fresh_bytes -= batch.body.len();
             }

@@ -227,7 +227,11 @@ impl Spool {
     /// The broker confirmed a message and did not return it.
     pub fn ack(&self, collector: &str, id: Id) {
         let mut state = self.state();
-        let settled = state.logs.get_mut(collector).map(|log| log.ack(id));
+        let settled = state.logs.get_mut(collector).map(|log| {
+            // Somebody wanted it, whatever was known before the connection was begun anew.
+            log.unwanted = false;
+            log.ack(id)
+        });
         if collector == status::COLLECTOR && id.run == state.run {
             state.status_confirmed(id.seq);
         }

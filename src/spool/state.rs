@@ -188,23 +188,20 @@ impl State {
         let (seen, segment, live) = (self.seen_ms(), self.config.segment_bytes(), self.live);
         let room = self.make_room(draft.collector, bytes);
         let memory = self.logs.values().map(Log::memory_bytes).sum::<usize>() + batch.body.len();
+        let spare = live.filter(|_| memory <= MEMORY_BYTES);
         let log = self.log(draft.collector);
-        let written = match room {
-            Ok(()) => log.append(batch, seen, segment, live),
-            Err(NoRoom::Newest) => {
-                log.refuse(&batch, Reason::Evicted);
-                Ok(())
+        match room {
+            Ok(()) => {
+                let written = log.append(batch, seen, segment, live, spare);
+                self.disk_trouble(written.err());
             }
-            Err(NoRoom::Disk(_)) if memory > MEMORY_BYTES => {
-                log.refuse(&batch, Reason::DiskFull);
-                Ok(())
-            }
+            // The disk was not asked: nothing is known of it.
+            Err(NoRoom::Newest) => log.refuse(&batch, Reason::Evicted),
             Err(NoRoom::Disk(why)) => {
-                log.keep_in_memory(batch, live);
-                Err(why)
+                log.keep_in_memory(batch, spare);
+                self.disk_trouble(Some(why));
             }
-        };
-        self.disk_trouble(written.err());
+        }
         let run = self.run;
         let given = self.folder.as_mut().map(|folder| folder.mark.give(draft.collector, run, seq));
         if let Some(Err(error)) = given {
@@ -309,7 +306,10 @@ impl State {
     pub(super) fn after_change(&mut self) {
         for log in self.logs.values_mut() {
             for loss in log.losses.drain(..) {
-                warn!(run = %loss.run_id, collector = loss.collector, first = loss.first, last = loss.last, reason = ?loss.reason, "messages are lost");
+                // What is discarded as configured is told once, by who discards it.
+                if loss.reason != Reason::Discarded {
+                    warn!(run = %loss.run_id, collector = loss.collector, first = loss.first, last = loss.last, reason = ?loss.reason, "messages are lost");
+                }
                 self.lost.lose(loss);
                 self.duties.mark.get_or_insert_with(Instant::now);
             }

@@ -299,6 +299,26 @@ fn a_segment_that_was_taken_away_is_missing_and_the_rest_goes_on() {
 }
 
 #[test]
+fn without_its_mark_everything_there_is_comes_again_and_nothing_is_declared() {
+    let folder = tempfile::tempdir().expect("a folder");
+    {
+        let spool = open(folder.path(), 1 << 30);
+        for _ in 0..30 {
+            number(&spool, "pg_locks");
+        }
+        for _ in 0..15 {
+            let taken = spool.take_waiting("pg_locks").expect("it waits");
+            spool.ack("pg_locks", taken.id);
+        }
+        spool.keep();
+    }
+    std::fs::write(folder.path().join("mark"), "gone").expect("written");
+    let (delivered, lost, _) = outcome(folder.path());
+    assert_eq!(lost, BTreeSet::new());
+    assert!((16..=30).all(|seq| delivered.contains(&seq)), "{delivered:?}");
+}
+
+#[test]
 fn what_is_not_the_spools_is_left_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     filled(folder.path(), 3);
@@ -383,4 +403,63 @@ fn a_power_cut_declares_what_was_not_synced_to_the_runs_end() {
         (std::iter::from_fn(|| spool.take_waiting("pg_locks")).count(), ())
     };
     assert_eq!(delivered, 2, "what is there is delivered");
+}
+
+/// The disk is full from now on, or no longer.
+fn fill(spool: &Spool, full: bool) {
+    let mut state = spool.state();
+    state.config.min_free = if full { u64::MAX } else { 0 };
+    state.space.1 = u64::MAX;
+}
+
+fn number_bytes(spool: &Spool, log: &str, bytes: usize) -> u64 {
+    let draft = Draft { collector: log, events: 1, version: 1, zstd: false };
+    spool.number(draft, |_| Ok(vec![0; bytes])).expect("bodies are made")
+}
+
+#[test]
+fn what_is_in_memory_only_does_not_go_with_the_segment_around_it() {
+    const LOG: &str = "pg_locks";
+    let dir = tempfile::tempdir().expect("a folder");
+    let spool = open(dir.path(), 1 << 20);
+    spool.set_live(Some(1 << 20));
+    for full in [false, true, false] {
+        fill(&spool, full);
+        number(&spool, LOG);
+    }
+    let evicted = spool.state().logs.get_mut(LOG).expect("it has messages").evict(Reason::Evicted);
+    assert!(evicted);
+    spool.state().after_change();
+    let lost: Vec<_> = tell(&spool).1.lost.iter().map(|lost| (lost.first_seq, lost.last_seq)).collect();
+    assert_eq!(lost, [(1, Some(1)), (3, Some(3))]);
+    let taken = spool.take_fresh(LOG).expect("the one in memory");
+    assert_eq!(taken.id.seq, 2);
+    spool.ack(LOG, taken.id);
+    assert_eq!(spool.state().logs[LOG].memory_bytes(), 0);
+}
+
+#[test]
+fn memory_is_bounded_however_the_disk_fails_and_the_trouble_is_told_all_the_while() {
+    const LOG: &str = "pg_locks";
+    for broken in [false, true] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let spool = open(&dir.path().join("spool"), 1 << 30);
+        spool.set_live(Some(0));
+        if broken {
+            // Writing itself fails: no folder can be made here.
+            std::fs::write(dir.path().join("spool").join(LOG), "").expect("a file");
+        } else {
+            fill(&spool, true);
+        }
+        for _ in 0..100 {
+            number_bytes(&spool, LOG, 200 << 10);
+            assert!(spool.trouble().is_some(), "broken: {broken}");
+        }
+        let held = spool.state().logs[LOG].memory_bytes();
+        assert!((7 << 20..=8 << 20).contains(&held), "{held} bytes in memory, broken: {broken}");
+        let (_, told) = tell(&spool);
+        let lost: u64 = told.lost.iter().map(|lost| lost.last_seq.expect("known") - lost.first_seq + 1).sum();
+        assert_eq!(lost, 100 - held as u64 / (200 << 10));
+        assert!(told.lost.iter().all(|lost| lost.reason == Reason::DiskFull));
+    }
 }

@@ -16,7 +16,7 @@ use crate::settings::{Choice, Reader, Section};
 pub use correlation::Correlation;
 
 /// What follows a text that was cut by a configured limit.
-const TRUNCATED: &str = "...[truncated]";
+pub const TRUNCATED: &str = "...[truncated]";
 
 /// How much of a query's text may leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,6 @@ use std::{
     collections::HashMap,
     fmt::Write,
     path::Path,
-    process::{Command, Output},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -24,7 +23,8 @@ use serde_json::Value;
 
 use crate::rig::{
     Folder,
-    agent::{self, Agent},
+    agent::Agent,
+    judges::{audit, check, told, verdict},
     postgres::{self, Role},
     rabbit::Broker,
     wait_for_async,
@@ -203,30 +203,6 @@ async fn take_one(broker: &Broker, seed: u64) -> String {
 fn age<'a>(id: &&'a str) -> (&'a str, u64) {
     let (run, rest) = id.split_once('/').unwrap();
     (run, rest.rsplit('/').next().unwrap().parse().unwrap())
-}
-
-fn audit(folder: &Path, queue: &str) -> Output {
-    let mut tap = agent::command(["tap", "--audit", "--json", "--queue", queue, "--config"]);
-    tap.arg(folder.join("agent.toml")).output().unwrap()
-}
-
-fn check(broker: &Broker, queue: &str) -> Output {
-    let checker = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checker.py");
-    Command::new(checker).args(["--json", "--keep", "--url", &broker.url(), "--queue", queue]).output().unwrap()
-}
-
-/// Both judges end with one line of JSON.
-fn verdict(output: &Output) -> Value {
-    let text = String::from_utf8_lossy(&output.stdout);
-    serde_json::from_str(text.lines().last().unwrap_or_default())
-        .unwrap_or_else(|error| panic!("{error}: {}", told(output)))
-}
-
-/// The end of what a judge said.
-fn told(output: &Output) -> String {
-    let text = [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
 fn now_ms() -> u64 {

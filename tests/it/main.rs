@@ -15,6 +15,8 @@
 
 /// Exit statuses, stdout and stderr of the commands, on real servers where they look at one.
 mod cli;
+/// One fault of the broker, the line or the disk at a time, and what the agent makes of it.
+mod delivery;
 /// kill -9 of the agent at random moments through outages of the broker: nothing missing, by two judges.
 mod kills;
 /// One look of a collector, decoded.
@@ -23,6 +25,8 @@ mod looking;
 mod pg_activity;
 /// Who waits for whom.
 mod pg_locks;
+/// Which statements took the time.
+mod pg_statements;
 /// Connections, their limits, and servers that hang or go away.
 mod postgres_session;
 /// What `sslmode` accepts.

@@ -79,6 +79,7 @@ pub struct SystemMetrics {
 
 impl Collector for SystemMetrics {
     const NAME: &'static str = "system_metrics";
+    const IMPORTANCE: u8 = 0;
     type Config = Config;
     type Data = Data;
     type Summary = NoSummary;

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use postgres_agent::{
-    collectors::{self, pg_activity, pg_locks, system_metrics},
+    collectors::{self, pg_activity, pg_locks, pg_statements, system_metrics},
     event::{
         Body, Message, NoSummary, Sample, Server,
         status::{AgentStatus, Lost, Occasion, PreviousRun, Reason, SpoolStatus, Waiting},
@@ -25,7 +25,7 @@ pub(super) fn message(collector: &str) -> Vec<u8> {
     let (server, events) = match collector {
         "agent_status" => event(None, None::<NoSummary>, status()),
         "pg_activity" => event(Some(server()), Some(activity_summary()), vec![activity()]),
-        "pg_statements" => event(Some(server()), None::<NoSummary>, vec![collectors::pg_statements::Row {}]),
+        "pg_statements" => event(Some(server()), Some(statements_summary()), vec![statement()]),
         "pg_locks" => event(Some(server()), Some(locks_summary()), vec![lock()]),
         "system_metrics" => event(None, None::<NoSummary>, metrics()),
         other => panic!("{other} has no golden message yet: make one here"),
@@ -63,6 +63,63 @@ fn event<D: Body, S: Serialize>(server: Option<Server>, summary: Option<S>, data
         degraded: None,
     };
     (server, sample.encode(usize::MAX).expect("encodes"))
+}
+
+/// Counters of `n` runs.
+fn counters(n: u64) -> pg_statements::Counters {
+    let time = |each: f64| f64::from(u32::try_from(n).expect("small")) * each;
+    pg_statements::Counters {
+        calls: n,
+        total_exec_time: time(2.5),
+        rows: n,
+        shared_blks_hit: 4 * n,
+        shared_blks_read: n,
+        shared_blks_written: 0,
+        local_blks_hit: 0,
+        local_blks_read: 0,
+        local_blks_written: 0,
+        temp_blks_read: 0,
+        temp_blks_written: 0,
+        blk_read_time: time(0.5),
+        blk_write_time: 0.0,
+        plans: Some(n),
+        total_plan_time: Some(time(0.25)),
+        wal_records: Some(2 * n),
+        wal_fpi: Some(n),
+        wal_bytes: Some(8192 * n),
+    }
+}
+
+fn statement() -> pg_statements::Row {
+    pg_statements::Row {
+        queryid: "-6104816919212736583".into(),
+        query: text("UPDATE stock SET n = n - $1 WHERE id = $2"),
+        counters: counters(400),
+        mean_exec_time: 2.5,
+        min_exec_time: 0.5,
+        max_exec_time: 20.0,
+        stddev_exec_time: 1.5,
+        userid: 16_384,
+        usename: text("shop"),
+        dbid: 16_385,
+        datname: text("shop"),
+        toplevel: Some(true),
+        stats_since: Some(NOW),
+        delta: Some(counters(40)),
+    }
+}
+
+fn statements_summary() -> pg_statements::Summary {
+    pg_statements::Summary {
+        entries: 4,
+        other: Some(counters(2)),
+        dealloc: Some(0),
+        stats_reset: Some(NOW),
+        interval_ms: Some(60_000.0),
+        baseline: false,
+        io_timing: true,
+        planning: true,
+    }
 }
 
 fn metrics() -> system_metrics::Data {

@@ -1,0 +1,125 @@
+//! The counters of an entry: what they are, how they are read, and their arithmetic.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::postgres::{Cell, Error, Row};
+
+/// Something that only grows while its entry lives.
+trait Counter: Sized {
+    /// How much it grew; `None` if it fell, which it does not do by itself.
+    fn since(self, before: Self) -> Option<Self>;
+    fn plus(self, other: Self) -> Self;
+}
+
+impl Counter for u64 {
+    fn since(self, before: Self) -> Option<Self> {
+        self.checked_sub(before)
+    }
+    fn plus(self, other: Self) -> Self {
+        self.saturating_add(other)
+    }
+}
+
+impl Counter for f64 {
+    fn since(self, before: Self) -> Option<Self> {
+        (self >= before).then_some(self - before)
+    }
+    fn plus(self, other: Self) -> Self {
+        self + other
+    }
+}
+
+/// What one version of the extension does not count, nothing is known of.
+impl<T: Counter> Counter for Option<T> {
+    fn since(self, before: Self) -> Option<Self> {
+        match self.zip(before) {
+            Some((now, before)) => now.since(before).map(Some),
+            None => Some(None),
+        }
+    }
+    fn plus(self, other: Self) -> Self {
+        match (self, other) {
+            (Some(one), Some(other)) => Some(one.plus(other)),
+            (one, other) => one.or(other),
+        }
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident: $kind:ty,)*) => {
+        /// What an entry of pg_stat_statements counts.
+        #[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: $kind,)*
+        }
+
+        impl Counters {
+            /// How many columns there are.
+            pub(super) const COLUMNS: usize = [$(stringify!($name)),*].len();
+
+            /// From columns in this order, the first of which is at `at`.
+            pub(super) fn read(row: &Row, mut at: usize) -> Result<Self, Error> {
+                $(let $name = get::<$kind>(row, &mut at)?;)*
+                Ok(Self { $($name),* })
+            }
+
+            /// How much each one grew; `None` if one fell: then the entry is another one than before.
+            pub(super) fn since(&self, before: &Self) -> Option<Self> {
+                Some(Self { $($name: self.$name.since(before.$name)?),* })
+            }
+
+            /// Both together.
+            pub(super) fn plus(&self, other: &Self) -> Self {
+                Self { $($name: self.$name.plus(other.$name)),* }
+            }
+        }
+    };
+}
+
+fn get<T: Cell>(row: &Row, at: &mut usize) -> Result<T, Error> {
+    *at += 1;
+    row.get(*at - 1)
+}
+
+counters! {
+    /// How often it ran.
+    calls: u64,
+    /// Time of all runs, in milliseconds.
+    total_exec_time: f64,
+    /// Rows that it returned or changed.
+    rows: u64,
+    /// Shared blocks (mostly of 8 KiB) found in shared buffers.
+    shared_blks_hit: u64,
+    /// Shared blocks read from disk or the system's cache.
+    shared_blks_read: u64,
+    /// Shared blocks that it wrote itself.
+    shared_blks_written: u64,
+    /// Blocks of temporary tables found in local buffers.
+    local_blks_hit: u64,
+    /// Blocks of temporary tables read.
+    local_blks_read: u64,
+    /// Blocks of temporary tables written.
+    local_blks_written: u64,
+    /// Blocks read of what did not fit into work_mem.
+    temp_blks_read: u64,
+    /// Blocks written of what did not fit into work_mem.
+    temp_blks_written: u64,
+    /// Time of reading blocks, in milliseconds; 0 without `track_io_timing`. On 17 and later the sum of shared and
+    /// local blocks.
+    blk_read_time: f64,
+    /// Time of writing blocks, in milliseconds; 0 without `track_io_timing`. On 17 and later the sum of shared and
+    /// local blocks.
+    blk_write_time: f64,
+    /// How often it was planned; 0 without `pg_stat_statements.track_planning`. Nil before version 1.8 of the
+    /// extension.
+    plans: Option<u64>,
+    /// Time of all planning, in milliseconds.
+    total_plan_time: Option<f64>,
+    /// WAL records that it made.
+    wal_records: Option<u64>,
+    /// Full page images in WAL that it made.
+    wal_fpi: Option<u64>,
+    /// WAL that it made, in bytes.
+    wal_bytes: Option<u64>,
+}

@@ -1,0 +1,367 @@
+//! Statements: which ones took the server's time since the look before, out of pg_stat_statements.
+//!
+//! All entries are read each time, without their texts, because only then a delta is true and nothing is missed that
+//! ran in between; sent are the ones that took the most time since, and the sum of all others.
+//!
+//! The surprising thing: nothing here knows a version of PostgreSQL. A server that was upgraded keeps the columns of
+//! the extension as it was created, and the extension may be in any schema.
+
+mod counters;
+mod delta;
+mod find;
+mod texts;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{
+    CollectError, Collector, Context,
+    sight::{self, Unreadable},
+};
+use crate::{
+    event::Sample,
+    postgres::{self, Error, Identity, Param, Session},
+    settings::{Reader, Section},
+    units::Time,
+};
+pub use counters::Counters;
+use delta::{Before, Counted, Key, Seen};
+use find::Extension;
+use texts::Texts;
+
+const INFO: &str = include_str!("info.sql");
+const COUNTERS: &str = include_str!("counters.sql");
+const NAMES: &str = include_str!("names.sql");
+
+/// How long an extension that is missing is not looked for again: a little less than a minute, so that a collector
+/// that looks each minute does not miss its turn.
+const LOOK_AGAIN: Duration = Duration::from_secs(55);
+
+/// Keys of its own.
+#[derive(Debug, Clone)]
+pub struct Config {
+    limit: u64,
+    query_max_chars: u64,
+}
+
+impl Section for Config {
+    fn read(reader: &mut Reader) -> Self {
+        Self {
+            limit: reader.key_in("limit", 100, 1..=100_000, "Rows at the most: those that took the most time since."),
+            query_max_chars: reader.key_in(
+                "query_max_chars",
+                1000,
+                16..=1_048_576,
+                "Characters of a statement at the most; behind them stands ...[truncated].",
+            ),
+        }
+    }
+}
+
+/// One statement as one role ran it in one database, since its entry was made.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Row {
+    /// Id of the statement, the same as `query_id` in `pg_activity`.
+    pub queryid: String,
+    /// Its text, with `$n` for constants where the server normalizes it. Nil until it was fetched, which is seldom
+    /// where texts are large, and where `privacy.query_text` is `off`.
+    pub query: Option<String>,
+    /// Since the entry was made.
+    #[serde(flatten)]
+    pub counters: Counters,
+    /// Mean time of a run, in milliseconds.
+    pub mean_exec_time: f64,
+    /// Shortest time of a run, in milliseconds.
+    pub min_exec_time: f64,
+    /// Longest time of a run, in milliseconds.
+    pub max_exec_time: f64,
+    /// Standard deviation of the times of runs, in milliseconds.
+    pub stddev_exec_time: f64,
+    /// Oid of the role that ran it.
+    pub userid: u32,
+    /// Its name; nil if it is gone.
+    pub usename: Option<String>,
+    /// Oid of the database that it ran in.
+    pub dbid: u32,
+    /// Its name; nil if it is gone.
+    pub datname: Option<String>,
+    /// Whether a client sent it, and not a function. Nil before version 1.9 of the extension.
+    pub toplevel: Option<bool>,
+    /// When the entry was made. Nil before version 1.11 of the extension.
+    pub stats_since: Option<Time>,
+    /// What the counters grew by since the sample before. Never more than what ran. Nil in a baseline, and where it
+    /// cannot be known because the role saw less at the sample before.
+    pub delta: Option<Counters>,
+}
+
+/// Over all entries.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Summary {
+    /// Entries, the hidden ones too.
+    pub entries: u64,
+    /// Sums of the deltas of the statements that the limit left out. Nil in a baseline.
+    pub other: Option<Counters>,
+    /// Entries that the server evicted since the sample before to make room; what they counted since then is lost. Nil
+    /// in a baseline, and before version 1.9 of the extension.
+    pub dealloc: Option<u64>,
+    /// When all entries were last reset. Nil before version 1.9 of the extension.
+    pub stats_reset: Option<Time>,
+    /// Time since the sample before by the server's clock, in milliseconds. Nil in a baseline.
+    pub interval_ms: Option<f64>,
+    /// Whether this is the first sample of an epoch: there is nothing to compare with.
+    pub baseline: bool,
+    /// Whether the server measures the time of reading and writing blocks (`track_io_timing`).
+    pub io_timing: bool,
+    /// Whether the server measures planning (`pg_stat_statements.track_planning`).
+    pub planning: bool,
+}
+
+/// The collector.
+#[derive(Debug)]
+pub struct PgStatements {
+    limit: usize,
+    texts: Texts,
+    /// Where the extension is, and on which server.
+    extension: Option<(Identity, Extension)>,
+    /// Since when it is missing, and what mends that.
+    missing: Option<(Instant, String)>,
+    before: Option<Seen>,
+}
+
+impl Collector for PgStatements {
+    const NAME: &'static str = "pg_statements";
+    const IMPORTANCE: u8 = 1;
+    type Config = Config;
+    type Data = Vec<Row>;
+    type Summary = Summary;
+
+    fn new(config: Config) -> Self {
+        Self {
+            limit: usize::try_from(config.limit).unwrap_or(usize::MAX),
+            texts: Texts::new(config.query_max_chars, config.limit),
+            extension: None,
+            missing: None,
+            before: None,
+        }
+    }
+
+    async fn collect(&mut self, context: &Context) -> Result<Sample<Vec<Row>, Summary>, CollectError> {
+        let start = Instant::now();
+        if let Some((since, what)) = &self.missing
+            && since.elapsed() < LOOK_AGAIN
+        {
+            return Err(CollectError::Absent(what.clone()));
+        }
+        let mut session = context.postgres.session(Self::NAME).await?;
+        let (extension, figures) = self.read(&mut session).await?;
+        let identity = session.identity().clone();
+        let epoch = figures.overall.epoch(&identity);
+        let before = Before::of(self.before.as_ref(), &epoch);
+        let summary = |other| Summary {
+            entries: figures.entries.len() as u64 + figures.hidden + figures.unreadable.count(),
+            other,
+            dealloc: before.dealloc(figures.overall.dealloc),
+            stats_reset: figures.overall.stats_reset,
+            interval_ms: before.interval_ms(session.clock()),
+            baseline: before.is_baseline(),
+            io_timing: figures.overall.io_timing,
+            planning: figures.overall.planning,
+        };
+        let ranked = figures
+            .entries
+            .iter()
+            .map(|(key, entry)| (*key, before.delta(key, &entry.counted), entry.counted.counters.total_exec_time));
+        let (kept, other) = delta::top(ranked.collect(), self.limit, before.is_baseline());
+        let summary = summary(other);
+        let clock = session.clock();
+        let keys: Vec<Key> = kept.iter().map(|(key, _)| *key).collect();
+        let names = Names::read(&mut session, &keys).await?;
+        let texts = self.texts.learn(&keys, &mut session, &extension, &context.texts).await;
+        let rows = kept.into_iter().filter_map(|(key, delta)| {
+            figures.entries.get(&key).map(|entry| entry.row(&key, delta, &names, self.texts.get(&key)))
+        });
+        let data: Vec<Row> = rows.collect();
+        let degraded = sight::degraded(&identity, &figures.unreadable);
+        let texts = texts.err().map(|error| format!("texts of statements could not be read: {error}"));
+        let degraded: Vec<String> = degraded.into_iter().chain(texts).collect();
+        let sample = Sample {
+            server: Some(identity.server(epoch.clone())),
+            collected_at: clock,
+            duration: start.elapsed(),
+            omitted: (figures.entries.len() - data.len()) as u64,
+            hidden: figures.hidden,
+            summary: Some(summary),
+            data,
+            degraded: Some(degraded.join("; ")).filter(|degraded| !degraded.is_empty()),
+        };
+        self.before = Some(figures.seen(epoch, clock));
+        Ok(sample)
+    }
+}
+
+impl PgStatements {
+    /// Reads all entries, wherever the extension is now.
+    async fn read(&mut self, session: &mut Session) -> Result<(Extension, Figures), CollectError> {
+        if let Some(extension) = self.known(session.identity()) {
+            match Figures::read(session, &extension).await {
+                // It was updated, moved or dropped since.
+                Err(error) if error.sqlstate().is_some() && !error.is_timeout() => self.extension = None,
+                Ok(figures) if !extension.is_version(&figures.overall.version) => self.extension = None,
+                other => return Ok((extension, other?)),
+            }
+        }
+        match Extension::find(session).await {
+            Err(CollectError::Absent(what)) => {
+                self.missing = Some((Instant::now(), what.clone()));
+                Err(CollectError::Absent(what))
+            }
+            found => {
+                let extension = found?;
+                self.missing = None;
+                self.extension = Some((session.identity().clone(), extension.clone()));
+                let figures = Figures::read(session, &extension).await?;
+                Ok((extension, figures))
+            }
+        }
+    }
+
+    /// Where the extension was on this server.
+    fn known(&self, identity: &Identity) -> Option<Extension> {
+        let place = |identity: &Identity| (identity.system_identifier.clone(), identity.database.clone());
+        let (found_on, extension) = self.extension.as_ref()?;
+        (place(found_on) == place(identity)).then(|| extension.clone())
+    }
+}
+
+/// What holds for all entries.
+#[derive(Debug)]
+struct Overall {
+    /// Of the extension.
+    version: String,
+    dealloc: Option<u64>,
+    stats_reset: Option<Time>,
+    io_timing: bool,
+    planning: bool,
+}
+
+impl Overall {
+    /// The epoch of the counters: new after a reset of all and after a crash. A promotion and a clean restart keep
+    /// the counters, and on 14 and later the epoch.
+    fn epoch(&self, identity: &Identity) -> String {
+        match (self.stats_reset, identity.checkpointer_start) {
+            (Some(reset), _) => identity.epoch("statements", reset),
+            (None, Some(start)) => identity.epoch("checkpointer", start),
+            (None, None) => identity.epoch("postmaster", identity.postmaster_start),
+        }
+    }
+}
+
+/// All that one look reads of all entries.
+#[derive(Debug)]
+struct Figures {
+    overall: Overall,
+    entries: HashMap<Key, Entry>,
+    hidden: u64,
+    unreadable: Unreadable,
+}
+
+impl Figures {
+    async fn read(session: &mut Session, extension: &Extension) -> Result<Self, Error> {
+        // First, so that a reset in between shows as counters that fell, and never as an epoch that did not begin yet.
+        let rows = session.query("pg_statements.info", &extension.fill(INFO), &[]).await?;
+        let row = rows.first().ok_or(Error::Decode { column: "dealloc".into(), wanted: "one row" })?;
+        let overall = Overall {
+            version: row.get("version")?,
+            dealloc: row.get("dealloc")?,
+            stats_reset: row.get("stats_reset")?,
+            io_timing: row.get("io_timing")?,
+            planning: row.get("planning")?,
+        };
+        let rows = session.query("pg_statements", &extension.fill(COUNTERS), &[]).await?;
+        let mut figures =
+            Self { overall, entries: HashMap::with_capacity(rows.len()), hidden: 0, unreadable: Unreadable::default() };
+        for row in &rows {
+            match Entry::read(row) {
+                Ok(Some((key, entry))) => drop(figures.entries.insert(key, entry)),
+                Ok(None) => figures.hidden += 1,
+                Err(error) => figures.unreadable.note(error),
+            }
+        }
+        Ok(figures)
+    }
+
+    fn seen(self, epoch: String, clock: Time) -> Seen {
+        Seen {
+            epoch,
+            clock,
+            complete: self.hidden == 0 && self.unreadable.count() == 0,
+            dealloc: self.overall.dealloc,
+            entries: self.entries.into_iter().map(|(key, entry)| (key, entry.counted)).collect(),
+        }
+    }
+}
+
+/// One entry but for its text.
+#[derive(Debug)]
+struct Entry {
+    counted: Counted,
+    /// Mean, shortest, longest, standard deviation.
+    times: [f64; 4],
+}
+
+impl Entry {
+    /// `None` for one that the role may not see: it has no id.
+    fn read(row: &postgres::Row) -> Result<Option<(Key, Self)>, Error> {
+        let Some(queryid) = row.get(2)? else { return Ok(None) };
+        let key = Key { userid: row.get(0)?, dbid: row.get(1)?, queryid, toplevel: row.get(3)? };
+        let counted = Counted { since: row.get(4)?, counters: Counters::read(row, 5)? };
+        let time = |at: usize| row.get(5 + Counters::COLUMNS + at);
+        Ok(Some((key, Self { counted, times: [time(0)?, time(1)?, time(2)?, time(3)?] })))
+    }
+
+    fn row(&self, key: &Key, delta: Option<Counters>, names: &Names, query: Option<String>) -> Row {
+        let [mean_exec_time, min_exec_time, max_exec_time, stddev_exec_time] = self.times;
+        Row {
+            queryid: key.queryid.to_string(),
+            query,
+            counters: self.counted.counters.clone(),
+            mean_exec_time,
+            min_exec_time,
+            max_exec_time,
+            stddev_exec_time,
+            userid: key.userid,
+            usename: names.roles.get(&key.userid).cloned(),
+            dbid: key.dbid,
+            datname: names.databases.get(&key.dbid).cloned(),
+            toplevel: key.toplevel,
+            stats_since: self.counted.since,
+            delta,
+        }
+    }
+}
+
+/// Names of roles and databases by their oids.
+#[derive(Debug, Default)]
+struct Names {
+    roles: HashMap<u32, String>,
+    databases: HashMap<u32, String>,
+}
+
+impl Names {
+    async fn read(session: &mut Session, keys: &[Key]) -> Result<Self, Error> {
+        let distinct = |oid: fn(&Key) -> u32| keys.iter().map(oid).collect::<BTreeSet<u32>>().into_iter().collect();
+        let (roles, databases): (Vec<u32>, Vec<u32>) = (distinct(|key| key.userid), distinct(|key| key.dbid));
+        let params = [Param::Oids(&roles), Param::Oids(&databases)];
+        let mut names = Self::default();
+        for row in session.query("pg_statements.names", NAMES, &params).await? {
+            let of = if row.get::<String>("kind")? == "role" { &mut names.roles } else { &mut names.databases };
+            of.insert(row.get("oid")?, row.get("name")?);
+        }
+        Ok(names)
+    }
+}

@@ -1,0 +1,692 @@
+//! One fault at a time between the agent and its queues: what waits, what flows on, what is told, and that it heals.
+//!
+//! Each scene runs the built agent against a real broker and ends with both judges: nothing is missing, and nothing is
+//! declared lost but what the scene says.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use lapin::{
+    Channel, Connection, ConnectionProperties, ExchangeKind,
+    message::BasicGetMessage,
+    options::{
+        BasicGetOptions, BasicPublishOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions,
+        QueueDeclareOptions, QueueDeleteOptions,
+    },
+    types::{AMQPValue, FieldTable},
+};
+use serde_json::Value;
+
+use crate::rig::{
+    Folder,
+    agent::Agent,
+    judges::{audit, check_at, told, verdict},
+    postgres::{self, Role},
+    proxy::{Line, Proxy},
+    rabbit::{self, Broker},
+    wait_for, wait_for_async,
+};
+
+/// How long a scene waits for any one thing: on two busy cores everything takes its time.
+const BOUND: Duration = Duration::from_secs(45);
+
+/// An exchange with the judges' queue, a queue of statuses for the test's own eyes, and an agent.
+struct Scene {
+    name: &'static str,
+    folder: Folder,
+    /// The broker itself, for the test.
+    url: String,
+    /// Held open for the channel.
+    connection: Connection,
+    channel: Channel,
+}
+
+/// A status as it was received.
+#[derive(Debug, Clone)]
+struct Status {
+    run: String,
+    seq: u64,
+    data: Value,
+}
+
+impl Status {
+    fn trouble(&self, part: &str) -> &str {
+        self.data[part]["trouble"].as_str().unwrap_or_default()
+    }
+
+    fn counts(&self, counter: &str) -> u64 {
+        self.data["delivery"][counter].as_u64().unwrap()
+    }
+
+    fn sent(&self, collector: &str) -> u64 {
+        self.data["sent"][collector].as_u64().unwrap_or(0)
+    }
+
+    /// Messages of a collector that wait.
+    fn waiting(&self, collector: &str) -> u64 {
+        let ranges = self.data["waiting"].as_array().unwrap().iter();
+        let of = ranges.filter(|range| range["collector"] == collector);
+        of.map(|range| 1 + range["last_seq"].as_u64().unwrap() - range["first_seq"].as_u64().unwrap()).sum()
+    }
+
+    /// Whether all that an earlier status counts as sent is settled.
+    fn has_settled(&self, earlier: &Self) -> bool {
+        self.data["waiting"].as_array().unwrap().iter().all(|range| {
+            range["run_id"] == earlier.run.as_str()
+                && range["first_seq"].as_u64().unwrap() > earlier.sent(range["collector"].as_str().unwrap())
+        })
+    }
+}
+
+impl Scene {
+    /// With the judges' queue and that of the statuses bound to `keys`.
+    async fn new(name: &'static str, url: &str, keys: &[&str]) -> Self {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let scene = Self { name, folder: Folder::new(name), url: url.to_owned(), connection, channel };
+        scene.make_exchange().await;
+        scene.queue(name, FieldTable::default()).await;
+        scene.queue(&scene.statuses(), FieldTable::default()).await;
+        for key in keys {
+            scene.bind(name, key).await;
+        }
+        scene.bind(&scene.statuses(), "agent_status").await;
+        scene
+    }
+
+    fn statuses(&self) -> String {
+        format!("{}-statuses", self.name)
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn spool(&self) -> PathBuf {
+        self.path().join("spool")
+    }
+
+    async fn make_exchange(&self) {
+        let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        let made = self.channel.exchange_declare(self.name.into(), ExchangeKind::Topic, durable, FieldTable::default());
+        made.await.unwrap();
+    }
+
+    async fn queue(&self, name: &str, arguments: FieldTable) {
+        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+        self.channel.queue_declare(name.into(), durable, arguments).await.unwrap();
+    }
+
+    async fn bind(&self, queue: &str, key: &str) {
+        let bind = QueueBindOptions::default();
+        let bound = self.channel.queue_bind(queue.into(), self.name.into(), key.into(), bind, FieldTable::default());
+        bound.await.unwrap();
+    }
+
+    async fn get(&self, queue: &str) -> Option<BasicGetMessage> {
+        self.channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap()
+    }
+
+    /// Puts a message behind what the judges' queue holds, as it was published.
+    async fn hand_on(&self, message: BasicGetMessage) {
+        let (properties, body) = (message.delivery.properties, message.delivery.data);
+        let publish = BasicPublishOptions::default();
+        let published = self.channel.basic_publish("".into(), self.name.into(), publish, &body, properties);
+        published.await.unwrap();
+    }
+
+    /// The configuration: intervals of 200 to 500 ms, the broker at `url`, and what the scene adds.
+    fn config(&self, url: &str, more: &str) -> String {
+        let mut config = format!(
+            "
+            agent.name = '{name}'
+            agent.shutdown_timeout = '5s'
+            postgres.url = '{}'
+            amqp.url = '{url}'
+            amqp.exchange = '{name}'
+            publisher.batch_max_age = '50ms'
+            retry = {{ initial = '50ms', max = '500ms' }}
+            ",
+            postgres::shared(18).url(Role::Agent),
+            name = self.name,
+        );
+        let intervals = [("pg_activity", 300), ("pg_locks", 200), ("system_metrics", 250), ("agent_status", 400)];
+        for (collector, interval) in intervals {
+            writeln!(config, "collectors.{collector}.interval = '{interval}ms'").unwrap();
+        }
+        if !more.contains("spool.dir") {
+            writeln!(config, "spool.dir = '{}'\nspool.min_free = '1MiB'", self.spool().display()).unwrap();
+        }
+        config + more
+    }
+
+    fn start(&self, url: &str, more: &str) -> Agent {
+        Agent::start(self.path(), &self.config(url, more))
+    }
+
+    /// The next status published for the first time: replayed ones tell of the past.
+    async fn next_status(&self) -> Option<Status> {
+        while let Some(message) = self.get(&self.statuses()).await {
+            let headers = message.delivery.properties.headers().clone().unwrap_or_default();
+            if headers.inner().get("replayed") == Some(&AMQPValue::Boolean(true)) {
+                continue;
+            }
+            let mut body: Value = rmp_serde::from_slice(&message.delivery.data).unwrap();
+            let (run, seq) = (body["run_id"].as_str().unwrap().to_owned(), body["seq"].as_u64().unwrap());
+            return Some(Status { run, seq, data: body["events"][0]["data"].take() });
+        }
+        None
+    }
+
+    /// Waits for a status of which `holds` is true.
+    #[track_caller]
+    fn status(&self, what: &str, holds: impl Fn(&Status) -> bool) -> impl Future<Output = Status> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let (start, mut last) = (Instant::now(), None);
+            loop {
+                match self.next_status().await {
+                    Some(status) if holds(&status) => return status,
+                    Some(status) => last = Some(status),
+                    None => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+                assert!(
+                    start.elapsed() < BOUND,
+                    "waited in vain: {what} ({caller}); last status: {last:#?}\n{}",
+                    self.log()
+                );
+            }
+        }
+    }
+
+    /// Waits until all that was numbered by now is settled.
+    #[track_caller]
+    fn all_delivered(&self) -> impl Future<Output = ()> {
+        let caller = std::panic::Location::caller();
+        async move {
+            while self.next_status().await.is_some() {}
+            let begin = self.status(&format!("a status ({caller})"), |_| true).await;
+            self.status(&format!("all is settled ({caller})"), |status| {
+                (&status.run, status.seq) > (&begin.run, begin.seq) && status.has_settled(&begin)
+            })
+            .await;
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path().join("agent.log")).unwrap_or_default()
+    }
+
+    /// Lets the agent deliver everything, stops it, and asks both judges. Returns what was declared lost, by collector.
+    async fn end(self, agent: Agent) -> BTreeMap<String, u64> {
+        self.all_delivered().await;
+        let (status, took) = tokio::task::block_in_place(|| agent.stop(Duration::from_secs(20)));
+        assert!(status.success(), "a clean stop, not {status}, after {took:?}\n{}", self.log());
+        self.judge()
+    }
+
+    fn judge(&self) -> BTreeMap<String, u64> {
+        let (tap, checker) =
+            tokio::task::block_in_place(|| (audit(self.path(), self.name), check_at(&self.url, self.name)));
+        assert!(tap.status.success(), "tap --audit: {}\n{}", told(&tap), self.log());
+        assert!(checker.status.success(), "checker: {}\n{}", told(&checker), self.log());
+        let (tap, checker) = (verdict(&tap), verdict(&checker));
+        let (sum, total) = (&tap["audit"], &checker["total"]);
+        println!("{}: tap: {sum}, checker: {total}", self.name);
+        assert_eq!(checker["provable"], true);
+        for name in ["gaps", "waiting", "conflicts"] {
+            assert_eq!(sum[name], 0, "tap: {name}\n{}", self.log());
+        }
+        for name in ["missing", "waiting", "conflicts", "contradictions"] {
+            assert_eq!(total[name], 0, "checker: {name}\n{}", self.log());
+        }
+        for name in ["messages", "duplicates"] {
+            assert_eq!(sum[name], total[name], "the judges differ: {name}");
+        }
+        let mut declared = BTreeMap::new();
+        for stream in checker["agents"][0]["streams"].as_array().unwrap() {
+            let ranges = stream["declared"].as_array().unwrap().iter();
+            let count: u64 = ranges.map(|pair| 1 + pair[1].as_u64().unwrap() - pair[0].as_u64().unwrap()).sum();
+            if count > 0 {
+                *declared.entry(stream["collector"].as_str().unwrap().to_owned()).or_default() += count;
+            }
+        }
+        assert!(!self.log().contains("returned us a message"), "the library's log lines hold bodies");
+        declared
+    }
+}
+
+/// Declared of nothing.
+fn nothing() -> BTreeMap<String, u64> {
+    BTreeMap::new()
+}
+
+const ALL_BUT_LOCKS: [&str; 3] = ["pg_activity", "system_metrics", "agent_status"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_no_queue_wants_waits_alone_until_one_is_bound() {
+    let broker = rabbit::shared();
+    let line = Proxy::to(broker.port()).await;
+    let scene = Scene::new("unwanted", &broker.url(), &ALL_BUT_LOCKS).await;
+    let agent = scene.start(&line.url(), "");
+    let waits = scene.status("pg_locks alone waits, and the others flow", |status| {
+        status.counts("returned") >= 2 && status.waiting("pg_locks") > 10 && status.sent("pg_activity") > 8
+    });
+    let waits = waits.await;
+    let trouble = waits.trouble("delivery");
+    assert!(
+        trouble.contains("pg_locks: no queue is bound to exchange \"unwanted\" for routing key \"pg_locks\""),
+        "{trouble}"
+    );
+    for flows in ALL_BUT_LOCKS {
+        assert!(!trouble.contains(&format!("{flows}:")), "{trouble}");
+        assert!(waits.waiting(flows) <= 2, "{flows} waits too: {}", waits.data["waiting"]);
+    }
+    // The whole backlog in one window: returns and confirms come in any order then.
+    for _ in 0..3 {
+        let connections = line.accepted();
+        line.set(Line::Cut);
+        line.set(Line::Open);
+        let returned = waits.counts("returned");
+        wait_for("the agent is back", BOUND, || line.accepted() > connections);
+        scene.status("more came back", |status| status.counts("returned") > returned + 10).await;
+    }
+    scene.bind("unwanted", "pg_locks").await;
+    scene.status("nothing is wrong any more", |status| status.trouble("delivery").is_empty()).await;
+    let (said, connections) = (scene.log().matches("are kept in the spool").count(), line.accepted() as usize);
+    assert!((1..=connections).contains(&said), "said {said} times on {connections} connections");
+    assert_eq!(scene.end(agent).await, nothing());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_queue_wants_is_discarded_and_declared_where_that_is_asked_for() {
+    let broker = rabbit::shared();
+    let scene = Scene::new("discarded", &broker.url(), &ALL_BUT_LOCKS).await;
+    let agent = scene.start(&broker.url(), "amqp.unroutable = 'discard'");
+    let told = scene.status("losses are told", |status| {
+        status.counts("returned") >= 5 && !status.data["lost"].as_array().unwrap().is_empty()
+    });
+    let told = told.await;
+    for lost in told.data["lost"].as_array().unwrap() {
+        assert_eq!((&lost["collector"], &lost["reason"]), (&"pg_locks".into(), &"discarded".into()), "{lost}");
+    }
+    assert!(told.trouble("delivery").contains("pg_locks: no queue is bound"), "{:?}", told.trouble("delivery"));
+    scene.bind("discarded", "pg_locks").await;
+    scene.status("nothing is wrong any more", |status| status.trouble("delivery").is_empty()).await;
+    assert_eq!(scene.log().matches("no queue is bound").count(), 2, "said once, and once that it is over");
+    let declared = scene.end(agent).await;
+    assert_eq!(declared.keys().collect::<Vec<_>>(), ["pg_locks"], "{declared:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_full_queue_refuses_comes_again_and_the_others_flow_on() {
+    let broker = rabbit::shared();
+    let scene = Scene::new("refused", &broker.url(), &ALL_BUT_LOCKS).await;
+    let mut small = FieldTable::default();
+    small.insert("x-max-length".into(), AMQPValue::LongInt(3));
+    small.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    scene.queue("refused-small", small).await;
+    scene.bind("refused-small", "pg_locks").await;
+    let agent = scene.start(&broker.url(), "");
+    let waits = scene.status("pg_locks is refused, and the others flow", |status| {
+        status.counts("nacked") >= 3 && status.waiting("pg_locks") > 5 && status.sent("pg_activity") > 8
+    });
+    let waits = waits.await;
+    assert!(
+        waits.trouble("delivery").contains("pg_locks: the broker refused a message"),
+        "{}",
+        waits.trouble("delivery")
+    );
+    for flows in ALL_BUT_LOCKS {
+        assert!(waits.waiting(flows) <= 2, "{flows} waits too: {}", waits.data["waiting"]);
+    }
+    // Emptied again and again, the queue takes a little more each time.
+    let (start, mut taken) = (Instant::now(), 0);
+    while taken <= 12 {
+        assert!(start.elapsed() < BOUND, "waited in vain: the same messages come again; {taken} came");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        while let Some(message) = scene.get("refused-small").await {
+            scene.hand_on(message).await;
+            taken += 1;
+        }
+    }
+    scene.bind("refused", "pg_locks").await;
+    while let Some(message) = scene.get("refused-small").await {
+        scene.hand_on(message).await;
+    }
+    scene.channel.queue_delete("refused-small".into(), QueueDeleteOptions::default()).await.unwrap();
+    scene.status("nothing is wrong any more", |status| status.trouble("delivery").is_empty()).await;
+    assert_eq!(scene.end(agent).await, nothing());
+}
+
+async fn the_exchange_is_deleted(name: &'static str, declare: bool) {
+    let broker = rabbit::shared();
+    let scene = Scene::new(name, &broker.url(), &["#"]).await;
+    let agent = scene.start(&broker.url(), &format!("amqp.declare = {declare}"));
+    scene.status("it flows", |status| status.counts("confirmed") > 5).await;
+    scene.channel.exchange_delete(name.into(), ExchangeDeleteOptions::default()).await.unwrap();
+    if declare {
+        wait_for_async("the agent made the exchange again", BOUND, async || {
+            let (connection, channel) = broker.channel().await;
+            let look = ExchangeDeclareOptions { passive: true, ..Default::default() };
+            let found = channel.exchange_declare(name.into(), ExchangeKind::Topic, look, FieldTable::default()).await;
+            connection.close(200, "done".into()).await.unwrap();
+            found.ok()
+        })
+        .await;
+    } else {
+        wait_for("it says what is missing", BOUND, || scene.log().contains("does not exist: declare it"));
+        // Several tries later it was still said once.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(scene.log().matches("does not exist: declare it").count(), 1, "{}", scene.log());
+        scene.make_exchange().await;
+    }
+    scene.bind(name, "#").await;
+    scene.bind(&scene.statuses(), "agent_status").await;
+    scene.status("nothing is wrong any more", |status| status.trouble("delivery").is_empty()).await;
+    assert_eq!(scene.end(agent).await, nothing());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_exchange_is_declared_again() {
+    the_exchange_is_deleted("exchange-declared", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_exchange_that_is_not_the_agents_to_declare_is_waited_for() {
+    the_exchange_is_deleted("exchange-expected", false).await;
+}
+
+/// Erlang on the broker's own node: one `rabbitmqctl` for several steps.
+fn eval(broker: &Broker, steps: &[&str]) {
+    tokio::task::block_in_place(|| broker.ctl(&["eval", &format!("{}, ok.", steps.join(", "))]));
+}
+
+const USER: &str = "rabbit_auth_backend_internal:add_user(<<\"minder\">>, <<\"first\">>, <<\"rig\">>)";
+const VHOST: &str = "rabbit_vhost:add(<<\"minded\">>, <<\"rig\">>)";
+const NO_VHOST: &str = "rabbit_vhost:delete(<<\"minded\">>, <<\"rig\">>)";
+const RIGHTS: &str = "rabbit_auth_backend_internal:set_permissions(<<\"minder\">>, <<\"minded\">>, <<\".*\">>, <<\".*\">>, <<\".*\">>, <<\"rig\">>)";
+const GUEST: &str = "rabbit_auth_backend_internal:set_permissions(<<\"guest\">>, <<\"minded\">>, <<\".*\">>, <<\".*\">>, <<\".*\">>, <<\"rig\">>)";
+const NO_RIGHTS: &str = "rabbit_auth_backend_internal:set_permissions(<<\"minder\">>, <<\"minded\">>, <<\".*\">>, <<\"^$\">>, <<\".*\">>, <<\"rig\">>)";
+const SECOND: &str = "rabbit_auth_backend_internal:change_password(<<\"minder\">>, <<\"second\">>, <<\"rig\">>)";
+/// Rights and passwords are asked for when a connection or a channel begins.
+const BEGIN_ANEW: &str = "[rabbit_networking:close_connection(P, \"rig\") || [{pid, P}, {user, <<\"minder\">>}] <- rabbit_networking:connection_info_all([pid, user])]";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_passwords_and_vhosts_that_go_and_come_back_are_an_outage_like_any_other() {
+    let broker = rabbit::shared();
+    eval(broker, &[USER, VHOST, RIGHTS, GUEST]);
+    let url = format!("amqp://guest:guest@127.0.0.1:{}/minded", broker.port());
+    let mut scene = Scene::new("minded", &url, &["#"]).await;
+    let line = Proxy::to(broker.port()).await;
+    let secret = scene.path().join("password");
+    write_secret(&secret, "first");
+    let login = format!("amqp://minder@127.0.0.1:{}/minded", line.port());
+    let agent = scene.start(&login, &format!("amqp.password_file = '{}'", secret.display()));
+    scene.status("it flows", |status| status.counts("confirmed") > 5).await;
+
+    eval(broker, &[NO_RIGHTS, BEGIN_ANEW]);
+    wait_for("it tells that it may not write", BOUND, || scene.log().contains("403"));
+    eval(broker, &[RIGHTS]);
+    scene.all_delivered().await;
+
+    eval(broker, &[SECOND, BEGIN_ANEW]);
+    wait_for("it tells that its password is wrong", BOUND, || scene.log().contains("refused user"));
+    write_secret(&secret, "second");
+    scene.all_delivered().await;
+
+    line.set(Line::Cut);
+    let mut kept = Vec::new();
+    while let Some(message) = scene.get("minded").await {
+        kept.push(message);
+    }
+    eval(broker, &[NO_VHOST]);
+    line.set(Line::Open);
+    wait_for("it tells that its vhost is gone", BOUND, || scene.log().contains("530 NOT_ALLOWED"));
+    eval(broker, &[VHOST, RIGHTS, GUEST]);
+    // The old connection went with the vhost; what its queue held is put into the new one.
+    let again = Scene::new("minded", &url, &["#"]).await;
+    (scene.connection, scene.channel) = (again.connection, again.channel);
+    for message in kept {
+        scene.hand_on(message).await;
+    }
+    assert!(!scene.log().contains("second"), "a password in the log");
+    assert_eq!(scene.end(agent).await, nothing());
+}
+
+fn write_secret(path: &Path, secret: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let draft = path.with_extension("new");
+    fs::write(&draft, format!("{secret}\n")).unwrap();
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::rename(draft, path).unwrap();
+}
+
+/// Folders with such long paths that a sample of `system_metrics` that tells of all has more than `bytes`.
+fn many_folders(base: &Path, bytes: usize) -> (PathBuf, String) {
+    let base = base.join("many");
+    let name = "n".repeat(200);
+    let folder = |number: usize| (0..13).fold(base.join(format!("{number}")), |path, _| path.join(&name));
+    let paths: Vec<PathBuf> = (0..=bytes / 2700).map(folder).collect();
+    for path in &paths {
+        fs::create_dir_all(path).unwrap();
+    }
+    (base, format!("collectors.system_metrics.disk_paths = {paths:?}\n"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_the_broker_finds_too_large_is_declared_and_holds_up_nobody() {
+    let broker = tokio::task::block_in_place(|| Broker::with_settings("max_message_size = 65536"));
+    let scene = Scene::new("large", &broker.url(), &["#"]).await;
+    let (many, config) = many_folders(scene.path(), 150_000);
+    let agent = scene.start(&broker.url(), &config);
+    let told = scene.status("losses are told, and the others flow", |status| {
+        !status.data["lost"].as_array().unwrap().is_empty() && status.sent("pg_locks") > 10
+    });
+    let told = told.await;
+    for lost in told.data["lost"].as_array().unwrap() {
+        assert_eq!((&lost["collector"], &lost["reason"]), (&"system_metrics".into(), &"too_large".into()), "{lost}");
+    }
+    for flows in ["pg_activity", "pg_locks", "agent_status"] {
+        assert!(told.waiting(flows) <= 2, "{flows} waits too: {}", told.data["waiting"]);
+    }
+    fs::remove_dir_all(many).unwrap();
+    let small = scene.status("a status after that", |_| true).await;
+    scene.status("smaller ones flow", |status| status.sent("system_metrics") > small.sent("system_metrics") + 3).await;
+    let declared = scene.end(agent).await;
+    assert_eq!(declared.keys().collect::<Vec<_>>(), ["system_metrics"], "{declared:?}");
+}
+
+fn rss(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(what) if what.is_dir() => bytes_below(&entry.path()),
+            Ok(what) => what.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blocked_broker_fills_the_disk_and_not_the_memory_and_delays_no_stop() {
+    let broker = tokio::task::block_in_place(Broker::private);
+    let scene = Scene::new("blocked", &broker.url(), &["#"]).await;
+    let (_, config) = many_folders(scene.path(), 100_000);
+    let config = config + "agent.shutdown_timeout = '3s'\n";
+    let config = config.as_str();
+    let own = |config: &str| scene.config(&broker.url(), config).replacen("agent.shutdown_timeout = '5s'", "", 1);
+    let agent = Agent::start(scene.path(), &own(config));
+    scene.status("it flows", |status| status.counts("confirmed") > 20).await;
+    tokio::task::block_in_place(|| broker.ctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]));
+    wait_for("it tells that the broker takes nothing", BOUND, || scene.log().contains("takes no messages for now"));
+    let (memory, disk) = (rss(agent.pid()), bytes_below(&scene.spool()));
+    // 100 kB four times a second.
+    wait_for("the spool grows by what memory must not", BOUND, || bytes_below(&scene.spool()) > disk + (4 << 20));
+    let grown = rss(agent.pid()).saturating_sub(memory);
+    assert!(grown < 3 << 20, "memory grew by {grown} bytes, the disk by {}", bytes_below(&scene.spool()) - disk);
+    let (status, took) = tokio::task::block_in_place(|| agent.stop(Duration::from_secs(20)));
+    assert!(status.success(), "{status}");
+    assert!(took < Duration::from_millis(3900), "stopped after {took:?}, allowed are 3 s");
+    let agent = Agent::start(scene.path(), &own(config));
+    wait_for("the next run is told too", BOUND, || scene.log().matches("takes no messages for now").count() == 2);
+    tokio::task::block_in_place(|| broker.ctl(&["set_vm_memory_high_watermark", "0.4"]));
+    wait_for("it tells that the broker is back", BOUND, || scene.log().contains("takes messages again"));
+    assert_eq!(scene.end(agent).await, nothing());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_that_is_silent_one_way_or_both_is_found_and_left() {
+    let broker = rabbit::shared();
+    let line = Proxy::to(broker.port()).await;
+    let scene = Scene::new("silent", &broker.url(), &["#"]).await;
+    let agent = scene.start(&line.url(), "amqp.heartbeat = '2s'\namqp.confirm_timeout = '3s'");
+    for fault in [Line::Dead, Line::DeafAgent, Line::DeafBroker] {
+        scene.all_delivered().await;
+        let (connections, start) = (line.accepted(), Instant::now());
+        line.set(fault);
+        wait_for("another connection", BOUND, || line.accepted() > connections);
+        let took = start.elapsed();
+        // Two and a half heartbeats or the confirms' time, then at most half a second's pause, and a busy machine.
+        assert!(took < Duration::from_millis(7500), "{fault:?} was found after {took:?}");
+    }
+    assert_eq!(scene.end(agent).await, nothing());
+}
+
+/// Names the port of the mute peer to the process that tries it.
+const MUTE: &str = "RIG_MUTE_PORT";
+
+#[test]
+fn twenty_logins_at_a_peer_that_never_answers_leave_nothing_behind() {
+    const NAME: &str = "delivery::twenty_logins_at_a_peer_that_never_answers_leave_nothing_behind";
+    if let Ok(port) = std::env::var(MUTE) {
+        return try_the_mute(&port);
+    }
+    // It accepts (the kernel does, for the listener), and that is all.
+    let mute = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = mute.local_addr().unwrap().port().to_string();
+    // Threads and descriptors are counted in a process of its own: others come and go in this one.
+    let mut own = Command::new(std::env::current_exe().unwrap());
+    own.args(["--exact", NAME, "--nocapture"]).env(MUTE, port).env("RUST_BACKTRACE", "0").stdin(Stdio::null());
+    // What the tests are told there is no configuration of the agent.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("POSTGRES_AGENT")) {
+        own.env_remove(name);
+    }
+    let output = own.output().unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{}", told(&output));
+}
+
+fn try_the_mute(port: &str) {
+    use postgres_agent::amqp;
+    let entries = |of: &str| fs::read_dir(format!("/proc/self/{of}")).unwrap().count();
+    let folder = Folder::new("mute");
+    let file = folder.path().join("agent.toml");
+    fs::write(&file, format!("amqp.url = 'amqp://guest:guest@127.0.0.1:{port}/%2f'")).unwrap();
+    let config = postgres_agent::config::load(Some(&file)).unwrap().config.amqp;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let try_all = || {
+        runtime.block_on(async {
+            let tries = (0..20).map(|attempt| amqp::Connection::open(&config, attempt));
+            for result in futures_util::future::join_all(tries).await {
+                let error = result.expect_err("nobody answers").to_string();
+                assert!(error.contains("did not finish the handshake within 10 s"), "{error}");
+            }
+        });
+    };
+    let (threads, descriptors) = (entries("task"), entries("fd"));
+    try_all();
+    // One thread with its poll and wake descriptors drives all sockets that were handed to lapin; it stays.
+    runtime.block_on(async {
+        let bound = Duration::from_secs(10);
+        wait_for_async("the threads are gone", bound, async || (entries("task") <= threads + 1).then_some(())).await;
+        wait_for_async("the descriptors are gone", bound, async || (entries("fd") <= descriptors + 4).then_some(()))
+            .await;
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spool_that_is_too_small_drops_the_least_important_and_declares_just_that() {
+    let broker = rabbit::shared();
+    let line = Proxy::to(broker.port()).await;
+    let scene = Scene::new("evicted", &broker.url(), &["#"]).await;
+    let (_, config) = many_folders(scene.path(), 100_000);
+    let agent = scene.start(&line.url(), &format!("{config}spool.max_bytes = '1MiB'\nspool.segment_bytes = '64KiB'"));
+    scene.status("it flows", |status| status.counts("confirmed") > 5).await;
+    line.set(Line::Cut);
+    wait_for("segments are dropped", BOUND, || scene.log().matches("Evicted").count() >= 10);
+    let kept = bytes_below(&scene.spool());
+    assert!(kept <= (1 << 20) + (512 << 10), "{kept} bytes");
+    line.set(Line::Open);
+    let declared = scene.end(agent).await;
+    assert_eq!(declared.keys().collect::<Vec<_>>(), ["system_metrics"], "{declared:?}");
+    assert!(declared["system_metrics"] >= 10, "{declared:?}");
+}
+
+/// A small file system in memory; unmounted when dropped.
+struct Tiny(PathBuf);
+
+impl Tiny {
+    fn mount(path: PathBuf) -> Option<Self> {
+        fs::create_dir(&path).unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tiny"]).arg(&path).output();
+        mount.is_ok_and(|output| output.status.success()).then_some(Self(path))
+    }
+}
+
+impl Drop for Tiny {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_full_disk_it_goes_on_from_memory_says_so_and_heals() {
+    let broker = rabbit::shared();
+    let line = Proxy::to(broker.port()).await;
+    let scene = Scene::new("full", &broker.url(), &["#"]).await;
+    let Some(disk) = Tiny::mount(scene.path().join("tiny")) else {
+        println!("left out: this process may not mount a tmpfs");
+        return;
+    };
+    let config = format!("spool.dir = '{}'\nspool.min_free = '0'", disk.0.join("spool").display());
+    let agent = scene.start(&line.url(), &config);
+    scene.status("it flows", |status| status.counts("confirmed") > 5).await;
+    let filler = disk.0.join("filler");
+    let full = fs::write(&filler, vec![1; 4 << 20]).expect_err("2 MiB take no 4");
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let begin = scene.status("it tells of the full disk", |status| !status.trouble("spool").is_empty()).await;
+    assert!(begin.trouble("spool").contains("tiny"), "{}", begin.trouble("spool"));
+    let flows = scene.status("it flows from memory", |status| {
+        status.has_settled(&begin) && status.sent("pg_locks") > begin.sent("pg_locks") + 8
+    });
+    let flows = flows.await;
+    assert_eq!(flows.data["lost"], Value::Array(Vec::new()), "nothing is lost while the broker is there");
+    line.set(Line::Cut);
+    wait_for("messages are lost without disk and broker", BOUND, || scene.log().contains("DiskFull"));
+    line.set(Line::Open);
+    let told = scene.status("losses are told", |status| !status.data["lost"].as_array().unwrap().is_empty()).await;
+    for lost in told.data["lost"].as_array().unwrap() {
+        assert_eq!(lost["reason"], "disk_full", "{lost}");
+        let (collector, first) = (lost["collector"].as_str().unwrap(), lost["first_seq"].as_u64().unwrap());
+        // What was confirmed while the disk was full is not among them.
+        assert!(first > begin.sent(collector), "{lost}");
+    }
+    fs::remove_file(filler).unwrap();
+    scene.status("the disk is written again", |status| status.trouble("spool").is_empty()).await;
+    let declared = scene.end(agent).await;
+    assert!(!declared.is_empty());
+    drop(disk);
+}

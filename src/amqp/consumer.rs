@@ -69,7 +69,11 @@ impl Consumer {
     /// # Errors
     /// Why not: above all an exchange that is not there.
     pub async fn temporary(config: &Config, bindings: &[String]) -> Result<Self, Error> {
-        let connection = Connection::open(config, 0).await?;
+        let connection = Connection::any(config).await?;
+        if let Err(error) = connection.see_exchange(config).await {
+            connection.kill();
+            return Err(error);
+        }
         let setup = async {
             let channel = connection.inner().create_channel().await?;
             let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
@@ -92,7 +96,7 @@ impl Consumer {
     /// # Errors
     /// Why not: above all a queue that is not there.
     pub async fn of(config: &Config, queue: &str, acking: bool) -> Result<Self, Error> {
-        let connection = Connection::login(config, 0).await?;
+        let connection = Connection::any(config).await?;
         let setup = async {
             let channel = connection.inner().create_channel().await?;
             if acking {

@@ -176,6 +176,21 @@ impl Connection {
         }
     }
 
+    /// Connects and logs in to the first node that lets it in.
+    ///
+    /// # Errors
+    /// Why the last one did not.
+    pub async fn any(config: &Config) -> Result<Self, Error> {
+        let mut connected = Self::login(config, 0).await;
+        for node in 1..config.urls.len() {
+            if connected.is_ok() {
+                break;
+            }
+            connected = Self::login(config, node).await;
+        }
+        connected
+    }
+
     /// Connects and logs in to node number `attempt` in turn.
     ///
     /// # Errors

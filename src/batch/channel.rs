@@ -34,12 +34,9 @@ pub struct Sender {
 #[derive(Debug)]
 pub struct Receiver(mpsc::Receiver<(Item, OwnedSemaphorePermit)>);
 
-/// A place in the channel for one sample that is yet to be taken.
+/// The word that the channel had room when a look began. It holds no place: a look that hangs fills the channel for nobody.
 #[derive(Debug)]
-pub struct Slot {
-    place: mpsc::OwnedPermit<(Item, OwnedSemaphorePermit)>,
-    bytes: Arc<Semaphore>,
-}
+pub struct Slot(Sender);
 
 /// A channel for so many samples.
 pub fn channel(capacity: usize) -> (Sender, Receiver) {
@@ -48,24 +45,24 @@ pub fn channel(capacity: usize) -> (Sender, Receiver) {
 }
 
 impl Sender {
-    /// A place for a sample; `None` where the channel is full.
+    /// Leave to take a sample; `None` where the channel is full.
     pub fn slot(&self) -> Option<Slot> {
-        let place = self.items.clone().try_reserve_owned().ok()?;
-        Some(Slot { place, bytes: Arc::clone(&self.bytes) })
+        (self.items.capacity() > 0).then(|| Slot(self.clone()))
     }
 }
 
 impl Slot {
-    /// Hands the sample over, as soon as its bytes have room.
+    /// Hands the sample over, as soon as it and its bytes have room.
     pub async fn send(self, item: Item) {
         let bytes = match &item.payload {
             Payload::Events(events) => events.iter().map(Vec::len).sum(),
             Payload::Status(_) => 0,
         };
         let bytes = u32::try_from(bytes).unwrap_or(BYTES).min(BYTES);
-        // The semaphore is never closed.
-        if let Ok(room) = self.bytes.acquire_many_owned(bytes).await {
-            self.place.send((item, room));
+        let Self(Sender { items, bytes: room }) = self;
+        // The semaphore is never closed; where the intake is gone, the agent is ending.
+        if let Ok(room) = room.acquire_many_owned(bytes).await {
+            let _ending = items.send((item, room)).await;
         }
     }
 }
@@ -89,17 +86,28 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_channel_has_no_slot_and_bytes_are_waited_for() {
-        let (sender, mut receiver) = channel(3);
+        let (sender, mut receiver) = channel(2);
         sender.slot().expect("empty").send(item(5 << 20)).await;
-        let mut second = Box::pin(sender.slot().expect("two left").send(item(5 << 20)));
+        let mut second = Box::pin(sender.slot().expect("one left").send(item(5 << 20)));
         assert!((&mut second).now_or_never().is_none(), "10 MiB do not fit into 8");
-        let third = sender.slot();
-        assert!(third.is_some() && sender.slot().is_none(), "three are the most");
         assert!(receiver.next().await.is_some());
         second.await;
         assert!(receiver.next().await.is_some());
-        third.expect("held").send(item(100 << 20)).await;
+        sender.slot().expect("empty").send(item(100 << 20)).await;
         drop(sender);
         assert!(receiver.next().await.is_some() && receiver.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn looks_under_way_fill_the_channel_for_nobody_and_what_they_bring_waits_for_room() {
+        let (sender, mut receiver) = channel(1);
+        let hangs = sender.slot().expect("empty");
+        sender.slot().expect("one that hangs takes no place").send(item(1)).await;
+        assert!(sender.slot().is_none(), "now it is full");
+        let mut late = Box::pin(hangs.send(item(2)));
+        assert!((&mut late).now_or_never().is_none(), "it waits, and is not dropped");
+        assert!(receiver.next().await.is_some());
+        late.await;
+        assert!(receiver.next().await.is_some() && sender.slot().is_some());
     }
 }

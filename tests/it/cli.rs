@@ -274,6 +274,20 @@ async fn check_probes_each_routing_key_for_a_queue() {
     assert!(!findings(&silent).iter().any(|(id, ..)| id.starts_with("amqp.route.")), "only where it is asked for");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn tap_reads_through_whichever_node_answers() {
+    const NAME: &str = "cli-nodes";
+    let broker = rabbit::shared();
+    broker.durable_queue(NAME, NAME).await;
+    let config = format!("amqp.url = 'amqp://127.0.0.1:1'\namqp.urls = ['{}']\namqp.exchange = '{NAME}'", broker.url());
+    for place in [&["--queue", NAME] as &[&str], &[]] {
+        let args = [&["tap", "--seconds", "0.1", "--audit"], place].concat();
+        let output = run(&config, &args);
+        check(&output, 0);
+        assert!(text(&output.stdout).contains("not provable"), "{}", text(&output.stdout));
+    }
+}
+
 #[test]
 fn check_tells_who_is_away_and_no_secret() {
     let config = "postgres.url = 'postgres://agent:hunter2@127.0.0.1:1/x'\namqp.url = 'amqp://u:hunter2@127.0.0.1:1'\n\

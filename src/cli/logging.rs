@@ -19,6 +19,8 @@ const HELD_DOWN: &[(&str, LevelFilter)] = &[
     ("lapin", LevelFilter::OFF),
     // Logs the URL, its password included.
     ("amq_protocol", LevelFilter::OFF),
+    // Logs each connection that it finds closed, beside the pool's own word on a server that is away.
+    ("deadpool", LevelFilter::ERROR),
     // Logs each statement.
     ("tokio_postgres", LevelFilter::WARN),
 ];
@@ -86,5 +88,6 @@ mod tests {
         }
         check(Level::Trace, "tokio_postgres::query", L::INFO, false);
         check(Level::Error, "tokio_postgres::query", L::WARN, false);
+        check(Level::Trace, "deadpool.postgres", L::WARN, false);
     }
 }

@@ -56,7 +56,7 @@ impl Section for Config {
             query_max_chars: reader.key_in(
                 "query_max_chars",
                 1000,
-                16..=1_048_576,
+                1..=1_048_576,
                 "Characters of a statement at the most; behind them stands ...[truncated].",
             ),
         }

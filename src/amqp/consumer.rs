@@ -10,10 +10,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use super::{
-    Config,
-    wire::{Connection, Error},
-};
+use super::{Config, error::Error, wire::Connection};
 
 /// A message as it came from the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

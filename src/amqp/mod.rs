@@ -6,7 +6,9 @@
 
 mod config;
 pub mod consumer;
+mod error;
 mod wire;
 
 pub use config::{Config, RoutingKey, Unroutable};
-pub use wire::{Channel, Confirm, Confirmed, Connection, Error, Probed, Signal, Signals};
+pub use error::Error;
+pub use wire::{Channel, Confirm, Confirmed, Connection, Probed, Signal, Signals};

@@ -158,7 +158,13 @@ impl Scene {
             postgres::shared(18).url(Role::Agent),
             name = self.name,
         );
-        let intervals = [("pg_activity", 300), ("pg_locks", 200), ("system_metrics", 250), ("agent_status", 400)];
+        let intervals = [
+            ("pg_activity", 300),
+            ("pg_statements", 350),
+            ("pg_locks", 200),
+            ("system_metrics", 250),
+            ("agent_status", 400),
+        ];
         for (collector, interval) in intervals {
             writeln!(config, "collectors.{collector}.interval = '{interval}ms'").unwrap();
         }
@@ -269,7 +275,7 @@ fn nothing() -> BTreeMap<String, u64> {
     BTreeMap::new()
 }
 
-const ALL_BUT_LOCKS: [&str; 3] = ["pg_activity", "system_metrics", "agent_status"];
+const ALL_BUT_LOCKS: [&str; 4] = ["pg_activity", "pg_statements", "system_metrics", "agent_status"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_no_queue_wants_waits_alone_until_one_is_bound() {

@@ -37,7 +37,7 @@ impl Link<'_> {
         }
     }
 
-    /// Takes in this answer and all others that are there, and only then settles: see [`super::delivery`].
+    /// Takes in this answer and all others that are there, and only then settles: see [`crate::publisher::delivery`].
     pub(super) fn answered(&mut self, first: Answered) -> Result<(), Error> {
         let now = Instant::now();
         let (mut logs, mut ended) = (BTreeSet::new(), Vec::new());

@@ -3,12 +3,16 @@
 //! [`Database`] is a handle to all of it. A collector opens a [`Session`] for one look, learns from it which server
 //! this is, and runs its statements on it:
 //!
-//! ```ignore
+//! ```no_run
+//! # use postgres_agent::{collectors::Context, postgres::{Error, Param}};
+//! # async fn look(context: &Context, waiters: &str, limit: i64) -> Result<(), Error> {
 //! let mut session = context.postgres.session("pg_locks").await?;
-//! for row in session.query("pg_locks.waiters", WAITERS, &[Param::Int(limit)]).await? {
+//! for row in session.query("pg_locks.waiters", waiters, &[Param::Int(limit)]).await? {
 //!     let pid: i32 = row.get("pid")?;
 //! }
 //! let server = session.identity().server(session.identity().stats_epoch());
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! Each statement has the server's `statement_timeout`, a deadline on our side beside it, and its name in a comment.

@@ -152,13 +152,7 @@ async fn say(samples: &Sender, health: &Health, occasion: Occasion, config: &Con
     let version = plans.iter().find(|plan| plan.name == status::COLLECTOR).map_or(1, |plan| plan.version);
     let payload = Payload::Status(Box::new(take_status(occasion, health)));
     let item = Item { collector: (status::COLLECTOR, version), server: None, payload, next_due: None };
-    // A full channel empties within moments: the intake is all that it waits for.
-    loop {
-        if let Some(slot) = samples.slot() {
-            return slot.send(item).await;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    samples.send(item).await;
 }
 
 /// The collectors' schedules, each with its own way to be stopped.

@@ -49,21 +49,25 @@ impl Sender {
     pub fn slot(&self) -> Option<Slot> {
         (self.items.capacity() > 0).then(|| Slot(self.clone()))
     }
-}
 
-impl Slot {
-    /// Hands the sample over, as soon as it and its bytes have room.
-    pub async fn send(self, item: Item) {
+    /// Hands a sample over, as soon as it and its bytes have room.
+    pub async fn send(&self, item: Item) {
         let bytes = match &item.payload {
             Payload::Events(events) => events.iter().map(Vec::len).sum(),
             Payload::Status(_) => 0,
         };
         let bytes = u32::try_from(bytes).unwrap_or(BYTES).min(BYTES);
-        let Self(Sender { items, bytes: room }) = self;
         // The semaphore is never closed; where the intake is gone, the agent is ending.
-        if let Ok(room) = room.acquire_many_owned(bytes).await {
-            let _ending = items.send((item, room)).await;
+        if let Ok(room) = Arc::clone(&self.bytes).acquire_many_owned(bytes).await {
+            let _ending = self.items.send((item, room)).await;
         }
+    }
+}
+
+impl Slot {
+    /// Hands the sample over, as soon as it and its bytes have room.
+    pub async fn send(self, item: Item) {
+        self.0.send(item).await;
     }
 }
 

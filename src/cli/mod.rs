@@ -12,7 +12,6 @@ pub mod logging;
 mod pages;
 pub mod run;
 mod schema;
-pub mod spool;
 pub mod tap;
 
 use std::{
@@ -170,15 +169,12 @@ pub fn complain(text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use clap::{Args, CommandFactory};
+    use clap::CommandFactory;
 
     use super::*;
 
     #[test]
     fn the_definitions_do_not_contradict_each_other() {
         Arguments::command().debug_assert();
-        for augment in [tap::Arguments::augment_args, spool::Arguments::augment_args] {
-            augment(clap::Command::new("one")).debug_assert();
-        }
     }
 }

@@ -258,10 +258,10 @@ impl Spool {
         self.duty.notify_one();
     }
 
-    /// Whether the broker has no queue for what a log holds: then it is the first to go when space runs out.
-    pub fn set_unwanted(&self, collector: &str, unwanted: bool) {
+    /// The broker has no queue for what a log holds: until an ack it is the first to go when space runs out.
+    pub fn set_unwanted(&self, collector: &str) {
         if let Some(log) = self.state().logs.get_mut(collector) {
-            log.unwanted = unwanted;
+            log.unwanted = true;
         }
     }
 

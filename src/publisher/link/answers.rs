@@ -87,7 +87,7 @@ impl Link<'_> {
                     self.trouble(log, trouble, "messages are discarded, as amqp.unroutable says");
                 } else {
                     spool.put_back(log, settled.id);
-                    spool.set_unwanted(log, true);
+                    spool.set_unwanted(log);
                     self.pause(log, trouble);
                 }
             }

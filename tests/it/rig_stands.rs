@@ -15,6 +15,7 @@ use lapin::{
 
 use crate::rig::{
     Folder,
+    disk::{Disk, Tampering, under_boot},
     postgres::{self, Role, Server, Stop, VERSIONS},
     rabbit::Broker,
     wait_for, wait_for_async, wait_for_some,
@@ -104,4 +105,111 @@ fn a_test_process_killed_with_9_leaves_neither_servers_nor_folders() {
     wait_for("servers and folders are gone", Duration::from_secs(30), || {
         !listens(told[0]) && !listens(told[1]) && !Path::new(told[2]).exists()
     });
+}
+
+/// Names the file in which the victim below tells what it mounted.
+const MOUNTER: &str = "POSTGRES_AGENT_RIG_MOUNTER";
+
+#[test]
+fn a_test_process_killed_with_9_leaves_no_disk_behind() {
+    if let Some(tells) = std::env::var_os(MOUNTER) {
+        let (Some(memory), Some(disk)) = (Disk::memory("memory", 1 << 20), Disk::ext4("image", 8 << 20)) else {
+            fs::write(&tells, "left out").unwrap();
+            return;
+        };
+        let cut = disk.power_cut();
+        let told = [&memory, &disk, &cut].map(|disk| disk.path().to_str().unwrap());
+        fs::write(&tells, told.join(" ")).unwrap();
+        wait_for("the end that the other process brings", Duration::from_secs(60), || false);
+    }
+    let folder = Folder::new("mounter");
+    let tells = folder.path().join("mounted");
+    let mut victim = Command::new(std::env::current_exe().unwrap());
+    victim.args(["--exact", "rig_stands::a_test_process_killed_with_9_leaves_no_disk_behind"]);
+    let mut victim = victim.env(MOUNTER, &tells).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let told = wait_for_some("the victim has its disks", Duration::from_secs(60), || {
+        fs::read_to_string(&tells).ok().filter(|told| told == "left out" || told.split(' ').count() == 3)
+    });
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    if told == "left out" {
+        println!("left out: this machine does not let us mount");
+        return;
+    }
+    wait_for("disks and loop devices are gone", Duration::from_secs(30), || {
+        let (mounts, loops) = (fs::read_to_string("/proc/mounts").unwrap(), loop_files());
+        told.split(' ').all(|disk| {
+            let folder = Path::new(disk).parent().unwrap();
+            !mounts.contains(disk) && !folder.exists() && !loops.contains(folder.to_str().unwrap())
+        })
+    });
+}
+
+/// The files behind loop devices.
+fn loop_files() -> String {
+    let devices = fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap().path());
+    devices.filter_map(|device| fs::read_to_string(device.join("loop/backing_file")).ok()).collect()
+}
+
+#[test]
+fn a_power_cut_takes_what_was_not_synced_and_nothing_else() {
+    let Some(disk) = Disk::ext4("cut", 8 << 20) else { return };
+    fs::write(disk.path().join("synced"), "kept").unwrap();
+    fs::File::open(disk.path().join("synced")).unwrap().sync_all().unwrap();
+    let before = disk.written();
+    assert!(before.flushes > 0 && before.bytes > 0, "{before:?}");
+    fs::write(disk.path().join("only written"), "gone").unwrap();
+    let cut = disk.power_cut();
+    assert_eq!(fs::read_to_string(cut.path().join("synced")).unwrap(), "kept");
+    assert!(!cut.path().join("only written").exists());
+    assert!(disk.path().join("only written").exists());
+}
+
+#[test]
+fn the_boot_id_is_another_ones_for_that_process_only() {
+    let folder = Folder::new("boot");
+    let Some(under) = under_boot(folder.path(), 7) else { return };
+    let read = |command: &mut Command| {
+        let output = command.arg("/proc/sys/kernel/random/boot_id").output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let made_up = read(Command::new(&under[0]).args(&under[1..]).arg("cat"));
+    assert_eq!(made_up, "00000007-0000-4000-8000-000000000000");
+    assert_ne!(read(&mut Command::new("cat")), made_up);
+}
+
+#[test]
+fn the_kernel_answers_falsely_only_what_it_was_told_to_and_only_as_long() {
+    const SCRIPT: &str = "import os, sys, time
+while True:
+    for name in sys.argv[1:]:
+        file = os.open(name, os.O_RDWR | os.O_CREAT)
+        try:
+            os.fdatasync(file)
+            print(os.path.basename(name), 'synced', flush=True)
+        except OSError as error:
+            print(os.path.basename(name), error.errno, flush=True)
+        os.close(file)
+    time.sleep(0.02)
+";
+    let folder = Folder::new("tampered");
+    let [one, other, log] = ["one", "other", "log"].map(|name| folder.path().join(name));
+    let mut python = Command::new("/usr/bin/python3");
+    python.args(["-c", SCRIPT]).args([&one, &other]).stdout(fs::File::create(&log).unwrap());
+    let mut python = python.spawn().unwrap();
+    let ends = |line: &'static str| {
+        let log = log.clone();
+        wait_for(line, Duration::from_secs(10), || fs::read_to_string(&log).unwrap().contains(line));
+    };
+    ends("one synced");
+    if let Some(tampering) = Tampering::with(python.id(), "fdatasync:error=EIO", std::slice::from_ref(&one)) {
+        ends("one 5");
+        assert!(tampering.times() > 0);
+        drop(tampering);
+        fs::write(&log, "").unwrap();
+        ends("one synced");
+        assert!(!fs::read_to_string(&log).unwrap().contains("other 5"));
+    }
+    python.kill().unwrap();
+    python.wait().unwrap();
 }

@@ -3,6 +3,7 @@
 //! Nothing of the environment that the agent would read gets through: what a test wants to say, it says.
 
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -14,8 +15,20 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{wait_for, warden};
 
 /// The binary with arguments, ready to run, in an environment without `PG*`, `AMQP*` and `POSTGRES_AGENT*`.
-pub(crate) fn command<A: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_postgres-agent"));
+pub(crate) fn command<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
+    command_under(&[], args)
+}
+
+fn command_under<A: AsRef<OsStr>>(under: &[String], args: impl IntoIterator<Item = A>) -> Command {
+    const BINARY: &str = env!("CARGO_BIN_EXE_postgres-agent");
+    let mut command = match under {
+        [] => Command::new(BINARY),
+        [program, more @ ..] => {
+            let mut command = Command::new(program);
+            command.args(more).arg(BINARY);
+            command
+        }
+    };
     let heard = |name: &str| ["PG", "AMQP", "POSTGRES_AGENT"].iter().any(|prefix| name.starts_with(prefix));
     for (name, _) in std::env::vars_os().filter(|(name, _)| heard(&name.to_string_lossy())) {
         command.env_remove(name);
@@ -35,11 +48,16 @@ impl Agent {
     /// Writes `config` to `agent.toml` in `folder` and starts `run` with it. The log goes to `agent.log` there,
     /// behind what an earlier run wrote.
     pub(crate) fn start(folder: &Path, config: &str) -> Self {
+        Self::start_under(&[], folder, config)
+    }
+
+    /// Behind the beginning of a command line, whose process becomes the agent in the end.
+    pub(crate) fn start_under(under: &[String], folder: &Path, config: &str) -> Self {
         let file = folder.join("agent.toml");
         fs::write(&file, config).unwrap();
         let log = folder.join("agent.log");
         let output = fs::File::options().create(true).append(true).open(&log).unwrap();
-        let mut run = command(["run", "--config"]);
+        let mut run = command_under(under, ["run", "--config"]);
         run.arg(&file).stdout(output.try_clone().unwrap()).stderr(output).current_dir(folder);
         let child = run.spawn().unwrap();
         warden::watch(child.id(), warden::Ends::OnKill);

@@ -1,14 +1,16 @@
 //! What the integration tests stand on: real servers on free loopback ports under a temporary folder.
 //!
-//! `postgres` and `rabbit` start servers, `agent` the built binary; `proxy` is a bad line between the two, `judges` say whether anything is missing. A test that only reads shares a server
-//! (`shared`), one that breaks things starts its own (`private`). Nothing outlives the test process, not
-//! even when it is killed with -9: that is `warden`'s work.
+//! `postgres` and `rabbit` start servers, `agent` the built binary; `proxy` is a bad line between the two, `disk` a bad
+//! disk under it, `judges` say whether anything is missing. A test that only reads shares a server (`shared`), one that
+//! breaks things starts its own (`private`). Nothing outlives the test process, not even when it is killed with -9: that
+//! is `warden`'s work.
 //!
 //! No test sleeps for a guess: [`wait_for`] waits for a named condition, with a bound.
 
 #![allow(dead_code, reason = "the rig offers whole servers, not only what today's tests ask of them")]
 
 pub(crate) mod agent;
+pub(crate) mod disk;
 pub(crate) mod judges;
 pub(crate) mod postgres;
 pub(crate) mod proxy;

@@ -1,8 +1,8 @@
 //! The warden: ends what a dead test process leaves behind.
 //!
 //! A shell waits at the end of a pipe whose other end only this process holds. However this process ends,
-//! a kill -9 included, the kernel closes the pipe; then the shell ends every server still named to it and
-//! removes the temporary folders. Rust runs no destructor of a static, so shared servers end this way too.
+//! a kill -9 included, the kernel closes the pipe; then the shell ends every server still named to it, unmounts
+//! what was mounted and removes the temporary folders. Rust runs no destructor of a static, so shared servers end this way too.
 
 use std::{
     io::Write,
@@ -12,14 +12,15 @@ use std::{
     sync::{Mutex, OnceLock},
 };
 
-/// Ends by process id, each with the signal that ends its whole family; folders last.
+/// Ends by process id, each with the signal that ends its whole family; then mounts, and folders last.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
-servers=' '; folders=
+servers=' '; mounts=; folders=
 while read -r word value; do
   case $word in
     QUIT|KILL) servers="$servers$word:$value " ;;
     forget) servers=$(printf %s "$servers" | sed "s/ [A-Z]*:$value / /") ;;
+    mount) mounts="$value $mounts" ;;
     folder) folders="$folders $value" ;;
   esac
 done
@@ -28,6 +29,7 @@ for server in $servers; do
   tries=0
   while kill -0 "${server#*:}" 2>/dev/null && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
 done
+for mount in $mounts; do umount --lazy "$mount" 2>/dev/null; done
 for folder in $folders; do rm -rf "$folder" || { sleep 1; rm -rf "$folder"; }; done
 "#;
 
@@ -55,6 +57,10 @@ pub(super) fn forget(pid: u32) {
 
 pub(super) fn watch_folder(path: &Path) {
     tell(&format!("folder {}", path.display()));
+}
+
+pub(super) fn watch_mount(path: &Path) {
+    tell(&format!("mount {}", path.display()));
 }
 
 fn tell(line: &str) {

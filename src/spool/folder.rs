@@ -5,9 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -18,10 +16,11 @@ use uuid::Uuid;
 use super::{
     Error,
     header::Owner,
-    log::{Log, RunLog, private_dir},
+    host::{File, Host, Kind, Open},
+    log::{Log, RunLog},
     mark::{Body, Loss, Mark, Marked},
     ranges::Ranges,
-    segment::{Found, OpenError, Segment},
+    segment::{DRAFT, Found, OpenError, Segment, aside},
 };
 use crate::event::status::Reason;
 
@@ -33,7 +32,7 @@ pub struct Folder {
     /// The mark file in it.
     pub mark: Mark,
     /// Held as long as the agent runs.
-    _lock: File,
+    lock: Arc<dyn File>,
 }
 
 /// What a start found.
@@ -51,24 +50,27 @@ pub struct Opened {
     pub logs: BTreeMap<Arc<str>, Log>,
     /// Losses that were found.
     pub losses: Vec<Loss>,
+    /// Damaged segments that were set aside, the oldest first, and their bytes.
+    pub aside: Vec<(PathBuf, u64)>,
 }
 
 /// Opens the folder for a new run.
-pub fn open(path: &Path, run_id: Uuid, boot: &str) -> Result<Opened, Error> {
+pub fn open(host: &Arc<dyn Host>, path: &Path, run_id: Uuid) -> Result<Opened, Error> {
     let failed = |what: &Path, source| Error::Folder { path: what.to_owned(), source };
-    private_dir().recursive(true).create(path).map_err(|source| failed(path, source))?;
-    let lock = lock(path)?;
-    let agent = agent_id(path).map_err(|source| failed(&path.join("agent"), source))?;
-    let (mark, marked) = Mark::open(&path.join("mark")).map_err(|source| failed(&path.join("mark"), source))?;
-    let mut found = find(path, agent).map_err(|source| failed(path, source))?;
+    host.make_folder(path).map_err(|source| failed(path, source))?;
+    let lock = lock(&**host, path)?;
+    let agent = agent_id(&**host, path).map_err(|source| failed(&path.join(AGENT), source))?;
+    let (mark, marked) = Mark::open(&**host, &path.join(MARK)).map_err(|source| failed(&path.join(MARK), source))?;
+    let mut aside = Vec::new();
+    let mut found = find(&**host, path, agent, &mut aside).map_err(|source| failed(path, source))?;
     let mut body = marked.body.clone().unwrap_or_default();
     let highest = |runs: &mut dyn Iterator<Item = u64>| runs.max().unwrap_or(0);
     let run = 1 + highest(&mut body.runs.iter().map(|run| run.counter))
-        .max(highest(&mut marked.given.values().map(|(run, _)| *run)))
+        .max(highest(&mut marked.places.iter().map(|place| place.run)))
         .max(highest(&mut found.values().flatten().map(|found| found.segment.owner.run)));
     let marked_runs: BTreeSet<u64> = body.runs.iter().map(|run| run.counter).collect();
     learn_runs(&mut body, &marked, &found);
-    let power = !body.boot.is_empty() && body.boot != boot && !body.stopped;
+    let power = !body.boot.is_empty() && body.boot != host.boot() && !body.stopped;
     let mut losses = Vec::new();
     let mut logs = BTreeMap::new();
     let names = body.runs.iter().flat_map(|run| run.logs.keys().cloned());
@@ -79,33 +81,63 @@ pub fn open(path: &Path, run_id: Uuid, boot: &str) -> Result<Opened, Error> {
         let runs = missing(&name, &body, &marked_runs, &segments, power, &mut losses);
         let owner = Owner { agent, run_id, run, collector: Arc::clone(&collector) };
         let segments = segments.into_iter().map(|found| found.segment).collect();
-        logs.insert(collector, Log::new(owner, path.join(&name), segments, runs));
+        logs.insert(collector, Log::new(Arc::clone(host), owner, path.join(&name), segments, runs));
     }
-    Ok(Opened { folder: Folder { path: path.to_owned(), mark, _lock: lock }, agent, body, run, logs, losses })
+    Ok(Opened { folder: Folder { path: path.to_owned(), mark, lock }, agent, body, run, logs, losses, aside })
 }
 
-fn lock(folder: &Path) -> Result<File, Error> {
-    let path = folder.join("lock");
-    let failed = |source| Error::Folder { path: path.clone(), source };
-    let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
-    let mut file = options.open(&path).map_err(failed)?;
-    if let Err(error) = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        if error != rustix::io::Errno::WOULDBLOCK {
-            return Err(failed(error.into()));
+const AGENT: &str = "agent";
+const MARK: &str = "mark";
+const LOCK: &str = "lock";
+
+impl Folder {
+    /// Whether it is still the folder that was opened.
+    pub fn is_there(&self) -> bool {
+        self.mark.is_there(&self.path.join(MARK)) && self.lock.is_named(&self.path.join(LOCK))
+    }
+
+    /// Makes anew what somebody took away of the folder, or what can no longer be synced.
+    pub fn renew(&mut self, host: &dyn Host, agent: Uuid, body: &Body) -> Result<(), Error> {
+        let failed = |what: &str, source| Error::Folder { path: self.path.join(what), source };
+        host.make_folder(&self.path).map_err(|source| failed("", source))?;
+        if !self.lock.is_named(&self.path.join(LOCK)) {
+            self.lock = lock(host, &self.path)?;
         }
-        let mut holder = String::new();
+        let failed = |what: &str, source| Error::Folder { path: self.path.join(what), source };
+        if read_text(host, &self.path.join(AGENT)).ok().and_then(|id| id.trim().parse().ok()) != Some(agent) {
+            write_agent_id(host, &self.path, agent).map_err(|source| failed(AGENT, source))?;
+        }
+        let path = self.path.join(MARK);
+        let renewed = self.mark.renew(host, &path, body).and_then(|()| host.sync_folder(&self.path));
+        renewed.map_err(|source| Error::Folder { path, source })
+    }
+}
+
+fn lock(host: &dyn Host, folder: &Path) -> Result<Arc<dyn File>, Error> {
+    let path = folder.join(LOCK);
+    let failed = |source| Error::Folder { path: path.clone(), source };
+    let file = host.open(&path, Open::Any).map_err(failed)?;
+    if !file.lock().map_err(failed)? {
         // Who holds it is a comfort, not a need.
-        let _comfort = file.read_to_string(&mut holder);
+        let holder = read_text(host, &path).unwrap_or_default();
         return Err(Error::Held { path: folder.to_owned(), holder: holder.trim().to_owned() });
     }
-    let write = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    let id = format!("{}\n", std::process::id());
+    let write = file.set_len(0).and_then(|()| file.write_all_at(id.as_bytes(), 0));
     // A full disk does not keep the agent from starting.
     if let Err(error) = write {
         warn!(path = %path.display(), %error, "cannot write the process id into the lock file");
     }
     Ok(file)
+}
+
+/// The text of a small file.
+fn read_text(host: &dyn Host, path: &Path) -> io::Result<String> {
+    const MOST: u64 = 4096;
+    let file = host.open(path, Open::Existing)?;
+    let mut bytes = vec![0; usize::try_from(file.len()?.min(MOST)).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Reads the agent's id from a spool folder without changing anything; `None` where there is none.
@@ -114,57 +146,84 @@ pub fn read_agent_id(folder: &Path) -> Option<Uuid> {
 }
 
 /// The agent's id; made, and synced, where there is none.
-fn agent_id(folder: &Path) -> io::Result<Uuid> {
-    if let Some(agent) = read_agent_id(folder) {
-        return Ok(agent);
-    }
-    let (path, draft) = (folder.join("agent"), folder.join("agent.new"));
-    if path.exists() {
-        warn!(path = %path.display(), "holds no agent id; a new one is made, consumers will see a new agent");
+fn agent_id(host: &dyn Host, folder: &Path) -> io::Result<Uuid> {
+    let path = folder.join(AGENT);
+    match read_text(host, &path).map(|text| text.trim().parse()) {
+        Ok(Ok(agent)) => return Ok(agent),
+        Ok(Err(_)) => {
+            warn!(path = %path.display(), "holds no agent id; a new one is made, consumers will see a new agent");
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // A new id now would make a stranger of the agent for good.
+        Err(error) => return Err(error),
     }
     let agent = Uuid::new_v4();
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    writeln!(file, "{agent}")?;
-    file.sync_all()?;
-    fs::rename(&draft, &path)?;
-    File::open(folder)?.sync_all()?;
+    write_agent_id(host, folder, agent)?;
+    host.sync_folder(folder)?;
     Ok(agent)
 }
 
+fn write_agent_id(host: &dyn Host, folder: &Path, agent: Uuid) -> io::Result<()> {
+    let draft = folder.join("agent.new");
+    let file = host.open(&draft, Open::Any)?;
+    file.set_len(0)?;
+    file.write_all_at(format!("{agent}\n").as_bytes(), 0)?;
+    file.sync()?;
+    host.rename(&draft, &folder.join(AGENT))
+}
+
+type Aside = Vec<(PathBuf, u64)>;
+
 /// All segments of this agent by collector, sorted by run and first `seq`.
-fn find(folder: &Path, agent: Uuid) -> io::Result<BTreeMap<String, Vec<Found>>> {
+fn find(host: &dyn Host, folder: &Path, agent: Uuid, aside: &mut Aside) -> io::Result<BTreeMap<String, Vec<Found>>> {
     let mut logs = BTreeMap::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
+    for (name, kind) in host.list(folder)? {
+        let path = folder.join(&name);
         let is_log =
             !name.is_empty() && name.len() <= 60 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         // A symbolic link is no folder here: what it leads to is not ours.
-        if entry.file_type()?.is_dir() && is_log {
-            let found = segments(&entry.path(), &name, agent)?;
-            logs.insert(name, found);
-        } else if !["agent", "agent.new", "lock", "mark"].contains(&name.as_str()) {
-            info!(path = %entry.path().display(), "is not the spool's and is left alone");
+        if kind == Kind::Folder && is_log {
+            match segments(host, &path, &name, agent, aside) {
+                Ok(found) => _ = logs.insert(name, found),
+                // One log's folder does not cost the others theirs.
+                Err(error) => {
+                    warn!(path = %path.display(), %error, "cannot look into a log's folder; it is left alone")
+                }
+            }
+        } else if ![AGENT, "agent.new", LOCK, MARK, "mark.new"].contains(&name.as_str()) {
+            info!(path = %path.display(), "is not the spool's and is left alone");
         }
     }
+    aside.sort();
     Ok(logs)
 }
 
-fn segments(folder: &Path, collector: &str, agent: Uuid) -> io::Result<Vec<Found>> {
+fn segments(
+    host: &dyn Host,
+    folder: &Path,
+    collector: &str,
+    agent: Uuid,
+    asides: &mut Aside,
+) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let path = entry.path();
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some((run, first)) =
-            Segment::parse_name(&name).filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file()))
-        else {
-            if !name.ends_with(".damaged") {
+    let mut keep_aside = |path: PathBuf| {
+        let bytes = host.open(&path, Open::Existing).and_then(|file| file.len()).unwrap_or(0);
+        asides.push((path, bytes));
+    };
+    for (name, kind) in host.list(folder)? {
+        let path = folder.join(&name);
+        let Some((run, first)) = Segment::parse_name(&name).filter(|_| kind == Kind::File) else {
+            if name.ends_with(".seg.damaged") && kind == Kind::File {
+                keep_aside(path);
+            } else if name.ends_with(DRAFT) && kind == Kind::File {
+                // A copy that was not finished: its original is still there.
+                let _left_over = host.remove(&path);
+            } else {
                 info!(path = %path.display(), "is not the spool's and is left alone");
             }
             continue;
         };
-        match Segment::open(&path) {
+        match Segment::open(host, &path) {
             Ok(segment) if segment.segment.owner.agent != agent => {
                 warn!(path = %path.display(), agent = %segment.segment.owner.agent, "is another agent's segment and is left alone");
             }
@@ -176,20 +235,23 @@ fn segments(folder: &Path, collector: &str, agent: Uuid) -> io::Result<Vec<Found
                     warn!(path = %path.display(), "has been renamed: its header tells another run, number or collector; it is left alone");
                 }
             }
-            Err(OpenError::Header { .. }) => set_aside(&path),
+            Err(OpenError::Header { .. }) => {
+                let aside = aside(&path);
+                match host.rename(&path, &aside) {
+                    Ok(()) => {
+                        warn!(path = %aside.display(), "a segment's header is damaged; it is set aside under this name");
+                        keep_aside(aside);
+                    }
+                    Err(error) => {
+                        warn!(path = %path.display(), %error, "a segment's header is damaged, and it cannot be renamed")
+                    }
+                }
+            }
             Err(error) => warn!(error = %chain(&error), "a segment is left alone"),
         }
     }
     found.sort_by_key(|found| (found.segment.owner.run, found.segment.first));
     Ok(found)
-}
-
-fn set_aside(path: &Path) {
-    let aside = path.with_extension("seg.damaged");
-    match fs::rename(path, &aside) {
-        Ok(()) => warn!(path = %aside.display(), "a segment's header is damaged; it is set aside under this name"),
-        Err(error) => warn!(path = %path.display(), %error, "a segment's header is damaged, and it cannot be renamed"),
-    }
 }
 
 /// Adds to the marked runs what the records and the places of `given` know beyond them.
@@ -206,10 +268,11 @@ fn learn_runs(body: &mut Body, marked: &Marked, found: &BTreeMap<String, Vec<Fou
             log.given = log.given.max(found.segment.last);
         });
     }
-    for (name, (counter, seq)) in &marked.given {
-        for run in body.runs.iter_mut().filter(|run| run.counter == *counter) {
-            let log = run.logs.entry(name.clone()).or_default();
-            log.given = log.given.max(*seq);
+    for place in &marked.places {
+        for run in body.runs.iter_mut().filter(|run| run.counter == place.run) {
+            let log = run.logs.entry(place.name.clone()).or_default();
+            log.given = log.given.max(place.given);
+            log.settled.extend((place.settled > 0).then_some((1, place.settled)));
         }
     }
     body.runs.sort_by_key(|run| run.counter);
@@ -233,7 +296,7 @@ fn missing(
         let mut known = log.settled.clone();
         let of_run = || found.iter().filter(|found| found.segment.owner.run == run.counter);
         of_run().flat_map(|found| found.held.iter()).for_each(|(first, last)| known.insert(first, last));
-        let lost = power && Some(run.counter) == newest;
+        let in_memory: Ranges = mark.memory.iter().copied().collect();
         // Where the mark is gone nobody knows what was acked: what has no record counts as that, unless damage took it.
         if !marked.contains(&run.counter) {
             let damaged: Ranges = of_run().flat_map(|found| found.damaged.iter()).collect();
@@ -244,12 +307,19 @@ fn missing(
             }
         }
         for (first, last) in known.missing(1, log.given) {
+            for (first, last) in in_memory.within(first, last) {
+                log.settled.insert(first, last);
+                known.insert(first, last);
+                losses.push(loss(run.id, name, first, Some(last), Reason::DiskFull));
+            }
+        }
+        for (first, last) in known.missing(1, log.given) {
             // The record was written before the number was: its segment is gone, or the record is no longer what was written.
             let there = of_run().any(|found| {
                 let open = !found.segment.sealed && found.segment.last < first;
                 open || found.damaged.covers(first, last)
             });
-            let reason = match (lost, there) {
+            let reason = match (power, there) {
                 (true, _) => Reason::Power,
                 (false, true) => Reason::Damaged,
                 (false, false) => Reason::Missing,
@@ -257,7 +327,7 @@ fn missing(
             log.settled.insert(first, last);
             losses.push(loss(run.id, name, first, Some(last), reason));
         }
-        if lost {
+        if power && Some(run.counter) == newest {
             // Numbers that were given out after the last sync are not known any more.
             losses.push(loss(run.id, name, log.given + 1, None, Reason::Power));
         }

@@ -2,27 +2,24 @@
 //!
 //! It is filled with zeros when it is made, so that a full disk cannot stop it later. It holds
 //!
-//! - at offset 0, [`LOGS`] places of 128 bytes: for each log `given`, the last `seq` that was given out. A place is
-//!   written whole, before the message is published: length of the name (1 byte), name (87), run counter (8), `seq` (8),
-//!   zero (20), CRC-32C of all before (4);
+//! - at offset 0, [`LOGS`] places of 128 bytes, one for each log of the current run: length of the name (1 byte), name
+//!   (87), run counter (8), `given` (8): the last `seq` that was given out, written before the message is published;
+//!   `settled` (8): all up to it is acked or declared, written before the log is cut back; zero (12), CRC-32C of all
+//!   before (4). A place is written whole, and is all that a healthy agent writes here;
 //! - at [`SLOT_A`] and [`SLOT_B`], two slots that are written in turn: `PGAMARK1`, generation (8), length (4), CRC-32C over
 //!   generation, length and body (4), and the body: [`Body`] as MessagePack. The valid slot of the higher generation counts.
 //!
 //! Writing is not syncing: a killed agent loses nothing of it, a power cut what was not synced.
 
-use std::{
-    collections::BTreeMap,
-    fs::{File, OpenOptions},
-    io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::record::field;
+use super::{
+    host::{File, Host, Open, read_around},
+    record::field,
+};
 use crate::event::status::Reason;
 
 /// Logs that have a place for `given`.
@@ -75,6 +72,9 @@ pub struct LogMark {
     pub given: u64,
     /// Acked or declared, as ranges.
     pub settled: Vec<(u64, u64)>,
+    /// In memory only, as ranges, because the disk did not take it: gone when the agent is.
+    #[serde(default)]
+    pub memory: Vec<(u64, u64)>,
 }
 
 /// A loss as it is kept until it was told.
@@ -97,9 +97,22 @@ pub struct Loss {
 /// The mark file, open.
 #[derive(Debug)]
 pub struct Mark {
-    file: Arc<File>,
+    file: Arc<dyn File>,
     generation: u64,
-    places: Vec<String>,
+    places: Vec<Option<Place>>,
+}
+
+/// How far one log is, as its place tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The collector.
+    pub name: String,
+    /// The run's place among all runs.
+    pub run: u64,
+    /// The last `seq` that was given out.
+    pub given: u64,
+    /// All up to this one is acked or declared.
+    pub settled: u64,
 }
 
 /// What was in the mark file.
@@ -107,56 +120,76 @@ pub struct Mark {
 pub struct Marked {
     /// The newest valid slot; `None` where there is none.
     pub body: Option<Body>,
-    /// By collector: run counter and last `seq` given out.
-    pub given: BTreeMap<String, (u64, u64)>,
+    /// All places.
+    pub places: Vec<Place>,
 }
 
 impl Mark {
     /// Opens the mark file, or makes it. Making it is synced.
-    pub fn open(path: &Path) -> io::Result<(Self, Marked)> {
-        let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
-        let file = options.open(path)?;
-        let size = file.metadata()?.len();
+    pub fn open(host: &dyn Host, path: &Path) -> io::Result<(Self, Marked)> {
+        let file = host.open(path, Open::Any)?;
+        let size = file.len()?;
         if size < SIZE {
-            // Zeros, not a hole: blocks that are there need no space later.
-            let zeros = vec![0; usize::try_from(SIZE - size).unwrap_or(0)];
-            file.write_all_at(&zeros, size)?;
-            file.sync_all()?;
+            fill(&*file, size)?;
+            file.sync()?;
         }
         let mut bytes = vec![0; usize::try_from(SIZE).unwrap_or(0)];
-        file.read_exact_at(&mut bytes, 0)?;
+        if file.read_exact_at(&mut bytes, 0).is_err() {
+            // Slots and places that cannot be read count as damaged: duplicates, never loss.
+            read_around(&*file, &mut bytes, 0);
+        }
         let slots =
             [SLOT_A, SLOT_B].map(|at| read_slot(bytes.get(usize::try_from(at).unwrap_or(0)..).unwrap_or_default()));
         let newest = slots.into_iter().flatten().max_by_key(|(generation, _)| *generation);
         let (generation, body) = newest.map_or((0, None), |(generation, body)| (generation, Some(body)));
-        let places: Vec<Option<(String, u64, u64)>> = bytes.chunks_exact(PLACE).take(LOGS).map(read_place).collect();
-        let names =
-            places.iter().map(|place| place.as_ref().map_or(String::new(), |(name, ..)| name.clone())).collect();
-        let given = places.into_iter().flatten().map(|(name, run, seq)| (name, (run, seq))).collect();
-        Ok((Self { file: Arc::new(file), generation, places: names }, Marked { body, given }))
+        let places: Vec<Option<Place>> = bytes.chunks_exact(PLACE).take(LOGS).map(read_place).collect();
+        let marked = Marked { body, places: places.iter().flatten().cloned().collect() };
+        Ok((Self { file, generation, places }, marked))
+    }
+
+    /// Puts a new file with the same content in the place of this one: after a failed sync, or where somebody took the
+    /// file away. Synced, but for the folder.
+    pub fn renew(&mut self, host: &dyn Host, path: &Path, body: &Body) -> io::Result<()> {
+        let draft = path.with_extension("new");
+        let mut fresh =
+            Self { file: host.open(&draft, Open::Any)?, generation: self.generation, places: self.places.clone() };
+        fill(&*fresh.file, 0)?;
+        for (index, place) in self.places.iter().enumerate().filter_map(|(index, place)| Some((index, place.as_ref()?)))
+        {
+            fresh.file.write_all_at(&encode_place(place), (index * PLACE) as u64)?;
+        }
+        fresh.write(body)?;
+        fresh.file.sync()?;
+        host.rename(&draft, path)?;
+        *self = fresh;
+        Ok(())
+    }
+
+    /// Whether the file still has its name.
+    pub fn is_there(&self, path: &Path) -> bool {
+        self.file.is_named(path)
     }
 
     /// Writes `given` of one log. Not synced.
-    pub fn give(&mut self, collector: &str, run: u64, seq: u64) -> io::Result<()> {
-        let place = self.places.iter().position(|name| name == collector);
-        let place = place.or_else(|| self.places.iter().position(String::is_empty));
-        let place = place.filter(|_| collector.len() <= NAME).ok_or(io::ErrorKind::StorageFull)?;
-        if let Some(name) = self.places.get_mut(place) {
-            collector.clone_into(name);
-        }
-        let mut bytes = [0; PLACE];
-        let fields: [(usize, &[u8]); 4] = [
-            (0, &[u8::try_from(collector.len()).unwrap_or(0)]),
-            (1, collector.as_bytes()),
-            (1 + NAME, &run.to_le_bytes()),
-            (9 + NAME, &seq.to_le_bytes()),
-        ];
-        put(&mut bytes, &fields);
-        let crc = crc32c::crc32c(bytes.get(..PLACE - 4).unwrap_or_default());
-        put(&mut bytes, &[(PLACE - 4, &crc.to_le_bytes())]);
-        self.file.write_all_at(&bytes, (place * PLACE) as u64)
+    pub fn give(&mut self, collector: &str, run: u64, given: u64) -> io::Result<()> {
+        self.change(collector, run, |place| place.given = given)
+    }
+
+    /// Writes up to where one log is acked or declared. Not synced.
+    pub fn settle(&mut self, collector: &str, run: u64, settled: u64) -> io::Result<()> {
+        self.change(collector, run, |place| place.settled = settled)
+    }
+
+    fn change(&mut self, collector: &str, run: u64, change: impl FnOnce(&mut Place)) -> io::Result<()> {
+        let own = |place: &Option<Place>| place.as_ref().is_some_and(|place| place.name == collector);
+        let index = self.places.iter().position(own).or_else(|| self.places.iter().position(Option::is_none));
+        let index = index.filter(|_| collector.len() <= NAME).ok_or(io::ErrorKind::StorageFull)?;
+        let Some(place) = self.places.get_mut(index) else { return Ok(()) };
+        let of_run = place.take().filter(|place| place.run == run);
+        let place =
+            place.insert(of_run.unwrap_or_else(|| Place { name: collector.to_owned(), run, given: 0, settled: 0 }));
+        change(place);
+        self.file.write_all_at(&encode_place(place), (index * PLACE) as u64)
     }
 
     /// Writes the body into the older slot. Not synced.
@@ -185,9 +218,29 @@ impl Mark {
     }
 
     /// The file itself, to sync it without holding up anything else.
-    pub fn file(&self) -> Arc<File> {
+    pub fn file(&self) -> Arc<dyn File> {
         Arc::clone(&self.file)
     }
+}
+
+/// Zeros up to the file's size, not a hole: blocks that are there need no space later.
+fn fill(file: &dyn File, from: u64) -> io::Result<()> {
+    file.write_all_at(&vec![0; usize::try_from(SIZE - from).unwrap_or(0)], from)
+}
+
+fn encode_place(place: &Place) -> [u8; PLACE] {
+    let mut bytes = [0; PLACE];
+    let fields: [(usize, &[u8]); 5] = [
+        (0, &[u8::try_from(place.name.len()).unwrap_or(0)]),
+        (1, place.name.as_bytes()),
+        (1 + NAME, &place.run.to_le_bytes()),
+        (9 + NAME, &place.given.to_le_bytes()),
+        (17 + NAME, &place.settled.to_le_bytes()),
+    ];
+    put(&mut bytes, &fields);
+    let crc = crc32c::crc32c(bytes.get(..PLACE - 4).unwrap_or_default());
+    put(&mut bytes, &[(PLACE - 4, &crc.to_le_bytes())]);
+    bytes
 }
 
 /// The body with at most so many acked ranges a log: the lowest ones.
@@ -195,6 +248,7 @@ fn bounded(body: &Body, ranges: usize) -> Body {
     let mut body = body.clone();
     for log in body.runs.iter_mut().flat_map(|run| run.logs.values_mut()) {
         log.settled.truncate(ranges);
+        log.memory.truncate(RANGES);
     }
     body
 }
@@ -207,13 +261,14 @@ fn put(bytes: &mut [u8], fields: &[(usize, &[u8])]) {
     }
 }
 
-fn read_place(bytes: &[u8]) -> Option<(String, u64, u64)> {
+fn read_place(bytes: &[u8]) -> Option<Place> {
     if crc32c::crc32c(bytes.get(..PLACE - 4)?) != u32::from_le_bytes(field(bytes, PLACE - 4)) {
         return None;
     }
     let name = bytes.get(1..1 + usize::from(*bytes.first()?))?;
     let name = String::from_utf8(name.to_vec()).ok().filter(|name| !name.is_empty())?;
-    Some((name, u64::from_le_bytes(field(bytes, 1 + NAME)), u64::from_le_bytes(field(bytes, 9 + NAME))))
+    let number = |at| u64::from_le_bytes(field(bytes, at));
+    Some(Place { name, run: number(1 + NAME), given: number(9 + NAME), settled: number(17 + NAME) })
 }
 
 fn read_slot(bytes: &[u8]) -> Option<(u64, Body)> {
@@ -238,10 +293,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::spool::host::Machine;
 
     fn body(seen_ms: u64, ranges: u64) -> Body {
         let settled = (0..ranges).map(|n| (n * 3 + 1, n * 3 + 2)).collect();
-        let logs = BTreeMap::from([("pg_locks".to_owned(), LogMark { given: 400, settled })]);
+        let logs = BTreeMap::from([("pg_locks".to_owned(), LogMark { given: 400, settled, memory: vec![(5, 5)] })]);
         Body { seen_ms, runs: vec![Run { counter: 1, id: Uuid::nil(), told: false, logs }], ..Body::default() }
     }
 
@@ -249,21 +305,22 @@ mod tests {
     fn the_newest_whole_slot_counts() -> io::Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("mark");
-        let (mut mark, marked) = Mark::open(&path)?;
-        assert!(marked.body.is_none() && marked.given.is_empty());
+        let (mut mark, marked) = Mark::open(&Machine, &path)?;
+        assert!(marked.body.is_none() && marked.places.is_empty());
         mark.write(&body(1, 2))?;
         mark.write(&body(2, 500))?;
         mark.give("pg_locks", 1, 41)?;
+        mark.settle("pg_locks", 1, 40)?;
         mark.give("pg_locks", 1, 42)?;
         mark.give("agent_status", 1, 7)?;
-        let (_, marked) = Mark::open(&path)?;
+        let (_, marked) = Mark::open(&Machine, &path)?;
         let read = marked.body.expect("two slots were written");
         assert_eq!(read, body(2, 64), "the lowest 64 ranges are kept");
-        assert_eq!(marked.given["pg_locks"], (1, 42));
-        assert_eq!(marked.given["agent_status"], (1, 7));
+        let place = |name: &str, given, settled| Place { name: name.into(), run: 1, given, settled };
+        assert_eq!(marked.places, [place("pg_locks", 42, 40), place("agent_status", 7, 0)]);
         // A torn write of the newer slot leaves the older one.
         mark.file.write_all_at(b"torn", SLOT_A + 40)?;
-        assert_eq!(Mark::open(&path)?.1.body, Some(body(1, 2)));
+        assert_eq!(Mark::open(&Machine, &path)?.1.body, Some(body(1, 2)));
         assert_eq!(std::fs::metadata(&path)?.len(), SIZE);
         const { assert!(SIZE < 512 << 10) };
         Ok(())
@@ -274,10 +331,10 @@ mod tests {
         fn any_bytes_are_read_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..4096), at in 0usize..4096) {
             let folder = tempfile::tempdir()?;
             let path = folder.path().join("mark");
-            let (mut mark, _) = Mark::open(&path)?;
+            let (mut mark, _) = Mark::open(&Machine, &path)?;
             mark.write(&body(1, 2))?;
             mark.file.write_all_at(&bytes, SLOT_B + at as u64)?;
-            let (_, marked) = Mark::open(&path)?;
+            let (_, marked) = Mark::open(&Machine, &path)?;
             prop_assert!(marked.body.is_none_or(|read| read == body(1, 2)));
         }
     }

@@ -20,6 +20,7 @@
 mod config;
 pub mod folder;
 pub mod header;
+pub mod host;
 pub mod ledger;
 pub mod log;
 pub mod mark;
@@ -39,15 +40,16 @@ use std::{
 };
 
 use tokio::sync::Notify;
-use tracing::{error, warn};
+use tracing::error;
 use uuid::Uuid;
 
 pub use config::{Config, WhenFull};
 pub use folder::{chain, read_agent_id};
+use host::{Host, Machine};
 use ledger::TOLD_AT_ONCE;
 use log::Log;
 pub use log::{Id, Taken};
-use state::{State, Unsynced, sync_folder};
+use state::State;
 
 use crate::event::{
     EncodeError,
@@ -125,20 +127,27 @@ impl Spool {
     /// # Errors
     /// [`Error::Held`] where another agent runs on it.
     pub fn open(config: Config, importance: Vec<&'static str>) -> Result<Self, Error> {
+        Self::open_on(Arc::new(Machine), config, importance)
+    }
+
+    /// As [`Spool::open`], on any machine.
+    ///
+    /// # Errors
+    /// [`Error::Held`] where another agent runs on it.
+    pub fn open_on(host: Arc<dyn Host>, config: Config, importance: Vec<&'static str>) -> Result<Self, Error> {
         let run_id = Uuid::now_v7();
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        let (opened, trouble) = match folder::open(&config.dir, run_id, &boot) {
+        let (opened, trouble) = match folder::open(&host, &config.dir, run_id) {
             Ok(opened) => (Some(opened), None),
             Err(held @ Error::Held { .. }) => return Err(held),
             Err(error) => (None, Some(chain(&error))),
         };
-        let mut state = State::new(config, importance, run_id, boot);
+        let mut state = State::new(host, config, importance, run_id);
         if let Some(opened) = opened {
             state.adopt(opened);
         }
         if let Some(trouble) = trouble {
             error!(%trouble, "the spool cannot be used: until a restart with one that can, what is not confirmed is in memory only");
-            state.trouble = Some(trouble);
+            state.trouble.writing = Some(trouble);
         }
         Ok(Self { agent: state.agent, run_id, ready: Notify::new(), duty: Notify::new(), state: Mutex::new(state) })
     }
@@ -267,7 +276,7 @@ impl Spool {
 
     /// Why the agent runs from memory, if it does.
     pub fn trouble(&self) -> Option<String> {
-        self.state().trouble.clone()
+        self.state().trouble()
     }
 
     /// What the spool holds.
@@ -283,37 +292,32 @@ impl Spool {
     /// Does what is due: syncs what is not acked, writes and syncs the mark, unlinks settled segments, declares what is too
     /// old. Blocks on the disk, but holds nothing up while it does.
     pub fn keep(&self) {
-        let now = Instant::now();
-        let due = self.state().due(now);
-        for Unsynced { collector, files } in due.sync {
-            for (file, folder) in files {
-                let synced = file.sync_data().and_then(|()| folder.map_or(Ok(()), |folder| sync_folder(&folder)));
-                if let Err(error) = synced {
-                    self.sync_failed(&collector, &error);
-                }
+        let (due, host) = {
+            let mut state = self.state();
+            let now = state.host.now();
+            (state.due(now), Arc::clone(&state.host))
+        };
+        for (collector, unsynced) in due.sync {
+            let folder = unsynced.folder.as_deref();
+            let synced = unsynced.file.sync().and_then(|()| folder.map_or(Ok(()), |folder| host.sync_folder(folder)));
+            if let Err(error) = synced {
+                self.state().sync_failed(&collector, unsynced.segment, &error);
             }
         }
+        for (collector, original, copy) in due.rescue {
+            let synced = copy.and_then(|copy| copy.file().sync().map(|()| copy));
+            self.state().rescued(&collector, original, synced);
+        }
         if let Some(mark) = due.mark {
-            if let Err(error) = mark.sync_data() {
-                error!(%error, "cannot sync the spool's mark; settled segments are kept until it can be");
+            if let Err(error) = mark.sync() {
+                self.state().keep_dead(due.dead, &error);
                 return;
             }
             for segment in due.dead {
-                if let Err(error) = segment.unlink() {
-                    warn!(path = %segment.path().display(), %error, "cannot remove a settled segment");
-                }
+                self.state().bury(&segment);
             }
         }
-    }
-
-    fn sync_failed(&self, collector: &str, error: &io::Error) {
-        error!(collector, %error, "cannot sync the spool; its file is not trusted any more, a new one is begun");
-        let mut state = self.state();
-        // After a failed sync the kernel may take the pages for clean: syncing the same file again would prove nothing.
-        if let Some(log) = state.logs.get_mut(collector) {
-            log.roll();
-        }
-        state.trouble = Some(format!("cannot sync {collector}: {error}"));
+        self.state().see_safety();
     }
 
     /// An orderly end: writes and syncs all that is known.
@@ -324,7 +328,7 @@ impl Spool {
             state.write_mark();
             state.folder.as_ref().map(|folder| folder.mark.file())
         };
-        if let Some(Err(error)) = mark.map(|mark| mark.sync_data()) {
+        if let Some(Err(error)) = mark.map(|mark| mark.sync()) {
             error!(%error, "cannot sync the spool's mark");
         }
     }

@@ -47,6 +47,12 @@ impl Ranges {
         self.iter().map(|(first, last)| last - first + 1).sum()
     }
 
+    /// What of `first` to `last` is in the set, lowest first.
+    pub fn within(&self, first: u64, last: u64) -> Vec<(u64, u64)> {
+        let overlap = |(start, end): (u64, u64)| (start.max(first), end.min(last));
+        self.iter().map(overlap).filter(|(first, last)| first <= last).collect()
+    }
+
     /// What of `first` to `last` is not in the set, lowest first.
     pub fn missing(&self, first: u64, last: u64) -> Vec<(u64, u64)> {
         let mut missing = Vec::new();
@@ -94,6 +100,8 @@ mod tests {
             prop_assert!(ranges.iter().zip(ranges.iter().skip(1)).all(|((_, end), (start, _))| end + 1 < start));
             prop_assert_eq!(ranges.covers(from, to), (from..=to).all(|number| plain.contains(&number)));
             let missing: Vec<u64> = ranges.missing(from, to).into_iter().flat_map(|(first, last)| first..=last).collect();
+            let within: Vec<u64> = ranges.within(from, to).into_iter().flat_map(|(first, last)| first..=last).collect();
+            prop_assert_eq!(within, (from..=to).filter(|number| plain.contains(number)).collect::<Vec<_>>());
             prop_assert_eq!(missing, (from..=to).filter(|number| !plain.contains(number)).collect::<Vec<_>>());
         }
     }

@@ -391,7 +391,7 @@ fn a_power_cut_declares_what_was_not_synced_to_the_runs_end() {
     let run = filled(folder.path(), 2).to_string();
     // Another boot id in the mark: the machine was off in between.
     let path = folder.path().join("mark");
-    let (mut mark, marked) = mark::Mark::open(&path).expect("a mark");
+    let (mut mark, marked) = mark::Mark::open(&Machine, &path).expect("a mark");
     let body = mark::Body { boot: "another".into(), ..marked.body.expect("written at the start") };
     mark.write(&body).expect("written");
     let (delivered, ..) = {

@@ -6,6 +6,7 @@
 //!
 //! The log decides nothing about time, space or the network; it is told. What it finds damaged it declares in `losses`.
 
+mod rescue;
 mod settle;
 mod walk;
 
@@ -20,6 +21,7 @@ use uuid::Uuid;
 
 use super::{
     header::{HEADER, Owner},
+    host::{File, Host},
     mark::{LogMark, Loss},
     ranges::Ranges,
     record::Head,
@@ -54,7 +56,7 @@ pub struct Taken {
 }
 
 /// A segment's key: run counter and first `seq`, as in its name.
-type Key = (u64, u64);
+pub type Key = (u64, u64);
 
 /// Where a message's record can be read again.
 #[derive(Debug, Clone)]
@@ -90,9 +92,9 @@ impl RunLog {
         self.settled.missing(1, self.given)
     }
 
-    /// For the mark file.
-    pub fn mark(&self) -> LogMark {
-        LogMark { given: self.given, settled: self.settled.iter().collect() }
+    /// All up to here is acked or declared.
+    pub fn settled_to(&self) -> u64 {
+        self.settled.iter().next().filter(|(first, _)| *first == 1).map_or(0, |(_, last)| last)
     }
 }
 
@@ -106,6 +108,7 @@ struct Cursor {
 /// One collector's log.
 #[derive(Debug)]
 pub struct Log {
+    host: Arc<dyn Host>,
     /// The current run's records of this collector.
     owner: Owner,
     folder: PathBuf,
@@ -124,6 +127,19 @@ pub struct Log {
     pub losses: Vec<Loss>,
     /// No queue wants what is in it, as far as the publisher knows.
     pub unwanted: bool,
+    /// Why it could not be read when somebody last tried.
+    pub unreadable: Option<String>,
+}
+
+/// A file of a log that is to be synced.
+#[derive(Debug)]
+pub struct Unsynced {
+    /// Its segment.
+    pub segment: Key,
+    /// The file.
+    pub file: Arc<dyn File>,
+    /// Its folder, where its name is new.
+    pub folder: Option<PathBuf>,
 }
 
 /// What is left to do after something was settled.
@@ -137,10 +153,17 @@ pub enum Settled {
 
 impl Log {
     /// A log over the segments that were found, sorted by run and first `seq`.
-    pub fn new(owner: Owner, folder: PathBuf, segments: Vec<Segment>, mut runs: BTreeMap<u64, RunLog>) -> Self {
+    pub fn new(
+        host: Arc<dyn Host>,
+        owner: Owner,
+        folder: PathBuf,
+        segments: Vec<Segment>,
+        mut runs: BTreeMap<u64, RunLog>,
+    ) -> Self {
         runs.entry(owner.run).or_insert_with(|| RunLog { id: owner.run_id, given: 0, settled: Ranges::default() });
         let cursor = segments.first().map(|segment| Cursor { segment: key(segment), at: HEADER, after: 0 });
         let mut log = Self {
+            host,
             owner,
             folder,
             segments: segments.into(),
@@ -154,6 +177,7 @@ impl Log {
             dead: Vec::new(),
             losses: Vec::new(),
             unwanted: false,
+            unreadable: None,
         };
         log.bury();
         log
@@ -172,6 +196,24 @@ impl Log {
     /// Bytes of messages that are in memory only.
     pub fn memory_bytes(&self) -> usize {
         self.memory_bytes
+    }
+
+    /// How far a run is, for the mark file.
+    pub fn mark(&self, run: u64) -> Option<LogMark> {
+        let log = self.runs.get(&run)?;
+        let mut memory = Ranges::default();
+        if self.memory_bytes > 0 {
+            self.in_memory(run).for_each(|seq| memory.insert(seq, seq));
+        }
+        Some(LogMark { given: log.given, settled: log.settled.iter().collect(), memory: memory.iter().collect() })
+    }
+
+    /// What of a run is in memory only.
+    fn in_memory(&self, run: u64) -> impl Iterator<Item = u64> {
+        let fresh = self.fresh.iter().map(|(id, _, place)| (id, place));
+        let held = self.out.iter().chain(&self.again).map(|(id, held)| (id, &held.place));
+        let memory = fresh.chain(held).filter(move |(id, place)| id.run == run && matches!(place, Place::Memory(_)));
+        memory.map(|(id, _)| id.seq)
     }
 
     /// Messages that are numbered and not settled.
@@ -251,8 +293,8 @@ impl Log {
         let open = self.segments.back().filter(|open| open.owner.run == self.owner.run && !open.sealed);
         if open.is_none_or(|open| open.end >= segment_bytes && !open.is_empty()) {
             self.roll();
-            private_dir().recursive(true).create(&self.folder)?;
-            let segment = Segment::create(&self.folder, self.owner.clone(), batch.seq)?;
+            self.host.make_folder(&self.folder)?;
+            let segment = Segment::create(&*self.host, &self.folder, self.owner.clone(), batch.seq)?;
             let read = |cursor: Cursor| {
                 self.segments.back().is_none_or(|open| (key(open), open.end) == (cursor.segment, cursor.at))
             };
@@ -330,13 +372,16 @@ impl Log {
         self.segments.front().filter(|segment| !segment.is_empty())
     }
 
-    /// The open segment's file if it holds records, and whether its name is new.
-    pub fn open_file(&mut self) -> Vec<(Arc<std::fs::File>, bool)> {
-        let files = self.segments.iter_mut().rev().take(2);
-        files
-            .filter(|segment| !segment.is_empty())
-            .map(|segment| (segment.file(), std::mem::take(&mut segment.new)))
-            .collect()
+    /// Files with something in them that was not synced yet. They count as synced until somebody says otherwise.
+    pub fn unsynced(&mut self) -> Vec<Unsynced> {
+        let folder = &self.folder;
+        let segments = self.segments.iter_mut().filter(|segment| segment.dirty && !segment.is_empty());
+        let unsynced = segments.map(|segment| {
+            segment.dirty = false;
+            let folder = std::mem::take(&mut segment.new).then(|| folder.clone());
+            Unsynced { segment: key(segment), file: segment.file(), folder }
+        });
+        unsynced.collect()
     }
 
     /// The folder of its segments.
@@ -385,12 +430,4 @@ fn key(segment: &Segment) -> Key {
 
 fn start(segment: &Segment) -> Cursor {
     Cursor { segment: key(segment), at: HEADER, after: segment.first.saturating_sub(1) }
-}
-
-/// Folders of the spool: for the agent's own eyes only.
-pub fn private_dir() -> std::fs::DirBuilder {
-    use std::os::unix::fs::DirBuilderExt;
-    let mut builder = std::fs::DirBuilder::new();
-    builder.mode(0o700);
-    builder
 }

@@ -55,15 +55,9 @@ impl Log {
     }
 
     /// What of a run is settled, or in memory only: what happens to a file concerns the rest.
-    fn out_of_files_reach(&self, run: u64) -> Ranges {
+    pub(super) fn out_of_files_reach(&self, run: u64) -> Ranges {
         let mut known = self.runs.get(&run).map(|log| log.settled.clone()).unwrap_or_default();
-        let fresh = self.fresh.iter().map(|(id, _, place)| (id, place));
-        let held = self.out.iter().chain(&self.again).map(|(id, held)| (id, &held.place));
-        for (id, place) in fresh.chain(held) {
-            if id.run == run && matches!(place, Place::Memory(_)) {
-                known.insert(id.seq, id.seq);
-            }
-        }
+        self.in_memory(run).for_each(|seq| known.insert(seq, seq));
         known
     }
 

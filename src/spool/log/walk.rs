@@ -1,6 +1,6 @@
 //! Reading what waits: what came back first, then what lies behind the cursor. Damage on the way is declared.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, io, sync::Arc};
 
 use super::{Cursor, Held, Id, Log, Place, Taken, key, start};
 use crate::{
@@ -21,13 +21,28 @@ impl Log {
                 self.forget_memory(&held.place);
                 continue;
             }
-            if let Some(batch) = self.read(id, &held.place) {
-                self.out.insert(id, held);
-                return Some(Taken { id, batch, replayed: true });
+            match self.read(id, &held.place) {
+                Ok(Some(batch)) => {
+                    self.out.insert(id, held);
+                    return Some(Taken { id, batch, replayed: true });
+                }
+                Ok(None) => _ = self.lose(id, Reason::Damaged, None),
+                Err(error) => {
+                    self.again.insert(id, held);
+                    return self.cannot_read(&error);
+                }
             }
-            self.lose(id, Reason::Damaged, None);
         }
-        self.walk()
+        match self.walk() {
+            Ok(taken) => taken,
+            Err(error) => self.cannot_read(&error),
+        }
+    }
+
+    /// The disk does not answer for now: that is no loss, and it is tried again.
+    fn cannot_read<T>(&mut self, error: &io::Error) -> Option<T> {
+        self.unreadable = Some(error.to_string());
+        None
     }
 
     /// Whether something came back or waits on disk.
@@ -37,65 +52,80 @@ impl Log {
     }
 
     /// Reads a record again.
-    fn read(&self, id: Id, place: &Place) -> Option<Arc<Batch>> {
+    fn read(&mut self, id: Id, place: &Place) -> io::Result<Option<Arc<Batch>>> {
         let (segment, at) = match place {
-            Place::Memory(batch) => return Some(Arc::clone(batch)),
+            Place::Memory(batch) => return Ok(Some(Arc::clone(batch))),
             Place::Disk { segment, at } => (segment, *at),
         };
-        let segment = self.segments.iter().find(|candidate| key(candidate) == *segment)?;
-        match segment.step(at, id.seq.saturating_sub(1)) {
-            Ok(Step::Record(head, body, _)) if head.seq == id.seq => Some(Arc::new(batch(&segment.owner, &head, body))),
-            _ => None,
+        let Some(segment) = self.segments.iter_mut().find(|candidate| key(candidate) == *segment) else {
+            return Ok(None);
+        };
+        let step = segment.step(at, id.seq.saturating_sub(1))?;
+        self.unreadable = None;
+        match step {
+            Step::Record(head, body, _) if head.seq == id.seq => Ok(Some(Arc::new(batch(&segment.owner, &head, body)))),
+            _ => {
+                segment.damaged = true;
+                Ok(None)
+            }
         }
     }
 
     /// Moves the cursor to the next message that nobody has.
-    fn walk(&mut self) -> Option<Taken> {
+    fn walk(&mut self) -> io::Result<Option<Taken>> {
         loop {
-            let cursor = self.cursor?;
-            let index = self.segments.iter().position(|segment| key(segment) >= cursor.segment)?;
-            let segment = self.segments.get(index)?;
+            let Some(cursor) = self.cursor else { return Ok(None) };
+            let index = self.segments.iter().position(|segment| key(segment) >= cursor.segment);
+            let Some((index, segment)) = index.and_then(|index| Some((index, self.segments.get(index)?))) else {
+                return Ok(None);
+            };
             // Its segment may be gone by now.
             let cursor = if key(segment) == cursor.segment { cursor } else { start(segment) };
             let (run, owner) = (segment.owner.run, segment.owner.clone());
-            match segment.step(cursor.at, cursor.after) {
-                Ok(Step::Record(head, body, next)) => {
+            let step = segment.step(cursor.at, cursor.after)?;
+            self.unreadable = None;
+            match step {
+                Step::Record(head, body, next) => {
                     let id = Id { run, seq: head.seq };
                     self.cursor = Some(Cursor { at: next, after: head.seq, ..cursor });
                     if self.is_free(id) {
                         let place = Place::Disk { segment: cursor.segment, at: cursor.at };
                         self.out.insert(id, Held { place, time: head.time });
-                        return Some(Taken { id, batch: Arc::new(batch(&owner, &head, body)), replayed: true });
+                        return Ok(Some(Taken { id, batch: Arc::new(batch(&owner, &head, body)), replayed: true }));
                     }
                 }
-                Ok(Step::Damaged(next)) => {
-                    let until = segment.step(next, cursor.after).ok();
+                Step::Damaged(next) => {
+                    let until = segment.step(next, cursor.after)?;
                     let last = match until {
-                        Some(Step::Record(head, ..)) => head.seq - 1,
+                        Step::Record(head, ..) => head.seq - 1,
                         _ => segment.last,
                     };
                     self.cursor = Some(Cursor { at: next, after: last.max(cursor.after), ..cursor });
-                    self.lose_range(
-                        run,
-                        cursor.after.max(segment_floor(&self.segments, index)) + 1,
-                        last,
-                        Reason::Damaged,
-                    );
+                    let first = cursor.after.max(segment_floor(&self.segments, index)) + 1;
+                    self.damaged(index, run, first, last);
                 }
-                Ok(Step::End) | Err(_) => {
+                Step::End => {
                     let last = segment.last;
                     let more = self.segments.get(index + 1).map(start);
                     let torn = cursor.at < segment.end && !segment.is_empty();
                     if torn {
-                        self.lose_range(run, cursor.after + 1, last, Reason::Damaged);
+                        self.damaged(index, run, cursor.after + 1, last);
                     }
                     match more {
                         Some(next) => self.cursor = Some(next),
-                        None => return None,
+                        None => return Ok(None),
                     }
                 }
             }
         }
+    }
+
+    /// Damage was found: what of a range waits is declared, and the file is kept for whoever wants to look at it.
+    fn damaged(&mut self, index: usize, run: u64, first: u64, last: u64) {
+        if let Some(segment) = self.segments.get_mut(index) {
+            segment.damaged = true;
+        }
+        self.lose_range(run, first, last, Reason::Damaged);
     }
 
     /// Numbered, not settled, and in nobody's hands.

@@ -1,17 +1,18 @@
 //! The spool's state behind its lock: the logs, what must be told, and what is due when. No method waits for a sync.
 
 mod room;
+mod safe;
 mod tell;
 
 use std::{
     collections::BTreeMap,
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use room::NoRoom;
@@ -20,12 +21,13 @@ use super::{
     Config, Draft,
     folder::{self, Folder},
     header::Owner,
+    host::{File, Host},
     ledger::Ledger,
-    log::{Log, RunLog, Settled},
+    log::{self, Log, RunLog, Settled},
     mark::Loss,
     ranges::Ranges,
     record,
-    segment::Segment,
+    segment::{Copy, Segment},
 };
 use crate::{
     event::{batch::Batch, status::Reason},
@@ -34,6 +36,7 @@ use crate::{
 
 #[derive(Debug)]
 pub(super) struct State {
+    pub(super) host: Arc<dyn Host>,
     pub(super) config: Config,
     /// `None`: everything is in memory.
     pub(super) folder: Option<Folder>,
@@ -51,9 +54,20 @@ pub(super) struct State {
     pub(super) live: Option<usize>,
     pub(super) seen: (u64, Instant),
     pub(super) duties: Duties,
-    pub(super) trouble: Option<String>,
+    pub(super) trouble: Trouble,
     pub(super) space: (Instant, u64),
     pub(super) importance: Vec<&'static str>,
+    /// Damaged segments that were set aside, the oldest first, and their bytes.
+    pub(super) aside: Vec<(PathBuf, u64)>,
+}
+
+/// Why messages are not as safe as they should be, if they are not.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    /// The disk does not take what is written.
+    pub(super) writing: Option<String>,
+    /// What was written may not survive a power cut.
+    pub(super) syncing: Option<String>,
 }
 
 /// When what must be done.
@@ -61,50 +75,49 @@ pub(super) struct State {
 pub(super) struct Duties {
     /// The oldest message of each log that is not yet synced.
     pub(super) unsynced: BTreeMap<Arc<str>, Instant>,
-    /// The mark differs from what was written since.
+    /// The mark's slots differ from what was written since.
     pub(super) mark: Option<Instant>,
-    /// The written mark differs from what was synced since.
-    pub(super) mark_sync: Option<Instant>,
+    /// The mark differs from what was synced since, and by how many messages.
+    pub(super) mark_sync: Option<(Instant, u32)>,
     /// Segments can be unlinked.
     pub(super) dead: bool,
-    /// When ages were last looked at.
-    pub(super) aged: Option<Instant>,
+    /// When ages and files were last looked at.
+    pub(super) looked: Option<Instant>,
+    /// The mark itself could not be synced.
+    pub(super) mark_suspect: bool,
+    /// Not before then are files rescued again.
+    pub(super) rescue: Option<Instant>,
 }
 
 /// Acks are written into the mark at the latest after this: so much comes twice after a kill.
 const MARK_AFTER: Duration = Duration::from_secs(1);
 /// A written mark is synced at the latest after this, while something waits.
 const MARK_SYNC_AFTER: Duration = Duration::from_secs(10);
-/// How often the age of what waits is looked at.
-const AGE_EVERY: Duration = Duration::from_secs(5);
+/// And after this while nothing waits: what was confirmed since is declared after a power cut.
+const MARK_SYNC_AT_REST: Duration = Duration::from_secs(60);
+/// Sooner where so many messages were numbered meanwhile.
+const MARK_SYNC_MESSAGES: u32 = 64;
+/// How often the age of what waits, and whether all files are there, is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long it takes until files are rescued again after that failed.
+const RESCUE_AFTER: Duration = Duration::from_secs(10);
 /// What may be in memory only, all logs together, while the disk is full.
 const MEMORY_BYTES: usize = 8 << 20;
 
 /// What is due now, taken out of the state so that the disk holds nobody up.
 pub(super) struct Due {
-    pub(super) sync: Vec<Unsynced>,
-    pub(super) mark: Option<Arc<std::fs::File>>,
+    pub(super) sync: Vec<(Arc<str>, log::Unsynced)>,
+    pub(super) rescue: Vec<(Arc<str>, log::Key, io::Result<Copy>)>,
+    pub(super) mark: Option<Arc<dyn File>>,
     pub(super) dead: Vec<Segment>,
-}
-
-/// A log's files to be synced, each with its folder where its name is new.
-pub(super) struct Unsynced {
-    pub(super) collector: Arc<str>,
-    pub(super) files: Vec<(Arc<std::fs::File>, Option<PathBuf>)>,
-}
-
-/// Syncs a folder's names, and its own name in the folder above.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    std::fs::File::open(folder)?.sync_all()?;
-    // The folder's own name may be new as well.
-    folder.parent().map_or(Ok(()), |parent| std::fs::File::open(parent)?.sync_all())
 }
 
 impl State {
     /// The state without a disk.
-    pub(super) fn new(config: Config, importance: Vec<&'static str>, run_id: Uuid, boot: String) -> Self {
-        let now = Instant::now();
+    pub(super) fn new(host: Arc<dyn Host>, config: Config, importance: Vec<&'static str>, run_id: Uuid) -> Self {
+        let (now, boot) = (host.now(), host.boot());
         Self {
+            host,
             config,
             folder: None,
             agent: Uuid::new_v4(),
@@ -119,16 +132,17 @@ impl State {
             live: None,
             seen: (0, now),
             duties: Duties::default(),
-            trouble: None,
+            trouble: Trouble::default(),
             space: (now, u64::MAX),
             importance,
+            aside: Vec::new(),
         }
     }
 
     /// Takes over what a start found on disk.
     pub(super) fn adopt(&mut self, opened: folder::Opened) {
-        let folder::Opened { folder, agent, body, run, logs, losses } = opened;
-        (self.folder, self.agent, self.run, self.logs) = (Some(folder), agent, run, logs);
+        let folder::Opened { folder, agent, body, run, logs, losses, aside } = opened;
+        (self.folder, self.agent, self.run, self.logs, self.aside) = (Some(folder), agent, run, logs, aside);
         self.seen.0 = body.seen_ms;
         for loss in body.lost {
             self.lost.lose(loss);
@@ -148,26 +162,35 @@ impl State {
         if waiting > 0 {
             info!(messages = waiting, "earlier runs left messages in the spool; they follow behind what is fresh");
         }
+        // What a killed agent had no time to sync is synced now.
+        let now = self.host.now();
+        let unsettled = self.logs.iter().filter(|(_, log)| !log.is_settled()).map(|(name, _)| Arc::clone(name));
+        self.duties.unsynced = unsettled.map(|name| (name, now)).collect();
         self.write_mark();
-        let synced =
-            self.folder.as_ref().map(|folder| folder.mark.file().sync_data().and_then(|()| sync_folder(&folder.path)));
+        let synced = self.folder.as_ref().map(|folder| {
+            folder.mark.file().sync()?;
+            self.host.sync_folder(&folder.path)?;
+            // The folder's own name may be new as well.
+            folder.path.parent().map_or(Ok(()), |parent| self.host.sync_folder(parent))
+        });
         if let Some(Err(error)) = synced {
-            error!(%error, "cannot sync the spool's mark");
+            self.mark_sync_failed(&error);
         }
     }
 
     fn seen_ms(&self) -> u64 {
-        self.seen.0 + u64::try_from(self.seen.1.elapsed().as_millis()).unwrap_or(0)
+        let passed = self.host.now().saturating_duration_since(self.seen.1);
+        self.seen.0 + u64::try_from(passed.as_millis()).unwrap_or(0)
     }
 
     fn log(&mut self, collector: &str) -> &mut Log {
         let name: Arc<str> = collector.into();
         let folder = self.config.dir.join(collector);
-        let (agent, run_id, run) = (self.agent, self.run_id, self.run);
+        let (agent, run_id, run, host) = (self.agent, self.run_id, self.run, Arc::clone(&self.host));
         self.logs.entry(Arc::clone(&name)).or_insert_with(|| {
             let owner = Owner { agent, run_id, run, collector: name };
             let fresh = RunLog { id: run_id, given: 0, settled: Ranges::default() };
-            Log::new(owner, folder, Vec::new(), BTreeMap::from([(run, fresh)]))
+            Log::new(host, owner, folder, Vec::new(), BTreeMap::from([(run, fresh)]))
         })
     }
 
@@ -193,6 +216,7 @@ impl State {
         let memory = self.logs.values().map(Log::memory_bytes).sum::<usize>() + batch.body.len();
         let spare = live.filter(|_| memory <= MEMORY_BYTES);
         let log = self.log(draft.collector);
+        let before = log.memory_bytes();
         match room {
             Ok(()) => {
                 let written = log.append(batch, seen, segment, live, spare);
@@ -210,8 +234,14 @@ impl State {
         if let Some(Err(error)) = given {
             self.disk_trouble(Some(error));
         }
+        if self.log(draft.collector).memory_bytes() > before {
+            // So that the next run knows what became of it.
+            self.write_mark();
+        }
+        self.mark_changed();
         if !self.log(draft.collector).is_settled() {
-            self.duties.unsynced.entry(draft.collector.into()).or_insert_with(Instant::now);
+            let now = self.host.now();
+            self.duties.unsynced.entry(draft.collector.into()).or_insert(now);
         }
         self.after_change();
         if self.config.sync_after.is_zero() {
@@ -219,38 +249,10 @@ impl State {
         }
     }
 
-    /// `sync_after = "0s"`: a message is on disk before the publisher can have it.
-    fn sync_inline(&mut self, collector: &str) {
-        let log = self.log(collector);
-        let folder = log.folder().to_owned();
-        for (file, new) in log.open_file() {
-            let synced = file.sync_data().and_then(|()| if new { sync_folder(&folder) } else { Ok(()) });
-            if let Err(error) = synced {
-                self.log(collector).roll();
-                self.disk_trouble(Some(error));
-            }
-        }
-        self.duties.unsynced.remove(collector);
-    }
-
-    /// Tells that the disk cannot be written, or that it can be again; each once.
-    fn disk_trouble(&mut self, trouble: Option<io::Error>) {
-        match trouble {
-            Some(why) => {
-                let text = format!("cannot write to {}: {why}", self.config.dir.display());
-                if self.trouble.is_none() {
-                    error!(
-                        trouble = text,
-                        "the agent publishes from memory; lost is what is not confirmed when the connection ends"
-                    );
-                }
-                self.trouble = Some(text);
-            }
-            None if self.folder.is_some() && self.trouble.take().is_some() => {
-                info!(dir = %self.config.dir.display(), "the spool can be written again");
-            }
-            None => {}
-        }
+    /// A message more makes the mark differ from what was synced of it.
+    fn mark_changed(&mut self) {
+        let now = self.host.now();
+        self.duties.mark_sync.get_or_insert((now, 0)).1 += 1;
     }
 
     /// Books what logs found, and takes note of what became of it.
@@ -262,7 +264,7 @@ impl State {
                     warn!(run = %loss.run_id, collector = loss.collector, first = loss.first, last = loss.last, reason = ?loss.reason, "messages are lost");
                 }
                 self.lost.lose(loss);
-                self.duties.mark.get_or_insert_with(Instant::now);
+                self.duties.mark.get_or_insert_with(|| self.host.now());
             }
             self.duties.dead |= !log.dead.is_empty();
         }
@@ -270,14 +272,14 @@ impl State {
 
     pub(super) fn settled(&mut self, collector: &str, settled: Option<Settled>) {
         self.after_change();
-        let now = Instant::now();
+        let now = self.host.now();
         if settled != Some(Settled::Wholly) {
             self.duties.mark.get_or_insert(now);
             return;
         }
         self.duties.unsynced.remove(collector);
         // The mark first: after a kill, what is neither in the log nor settled would be taken for missing.
-        if self.write_mark() {
+        if self.mark_settled(collector) {
             let cut = self.logs.get_mut(collector).map(Log::cut_back);
             if let Some(Err(error)) = cut {
                 self.disk_trouble(Some(error));
@@ -285,15 +287,36 @@ impl State {
         }
     }
 
+    /// Writes into the mark that all of a log is settled. False where that failed, or where there is no disk.
+    fn mark_settled(&mut self, collector: &str) -> bool {
+        let (run, Some(log)) = (self.run, self.logs.get(collector)) else { return false };
+        // Of earlier runs, and of what is lost, only the slots tell.
+        let earlier = log.runs.keys().any(|counter| *counter != run);
+        if earlier || self.duties.mark.is_some() {
+            return self.write_mark();
+        }
+        let settled = log.runs.get(&run).map_or(0, RunLog::settled_to);
+        let Some(folder) = self.folder.as_mut() else { return false };
+        let written = folder.mark.settle(collector, run, settled);
+        if let Err(error) = written {
+            self.disk_trouble(Some(error));
+            return false;
+        }
+        true
+    }
+
     pub(super) fn status_confirmed(&mut self, seq: u64) {
-        self.lost.confirmed(seq);
-        for run in self.previous.confirmed(seq) {
+        let losses = self.lost.confirmed(seq).len();
+        let runs = self.previous.confirmed(seq);
+        if losses + runs.len() > 0 {
+            self.duties.mark.get_or_insert_with(|| self.host.now());
+        }
+        for run in runs {
             if let Some((_, told)) = self.runs.get_mut(&run) {
                 *told = true;
             }
         }
         self.forget_runs();
-        self.duties.mark.get_or_insert_with(Instant::now);
     }
 
     /// Forgets runs that were told and of which nothing waits.
@@ -317,7 +340,8 @@ impl State {
         let Some(folder) = self.folder.as_mut() else { return false };
         let written = folder.mark.write(&body);
         self.duties.mark = None;
-        self.duties.mark_sync.get_or_insert_with(Instant::now);
+        let now = self.host.now();
+        self.duties.mark_sync.get_or_insert((now, 0));
         let failed = written.err();
         let ok = failed.is_none();
         if !ok {
@@ -326,51 +350,64 @@ impl State {
         ok
     }
 
+    fn waits(&self) -> bool {
+        self.logs.values().any(|log| !log.is_settled())
+    }
+
+    /// When the mark is to be synced.
+    fn mark_sync_at(&self) -> Option<Instant> {
+        let (since, messages) = self.duties.mark_sync?;
+        let many = messages >= MARK_SYNC_MESSAGES;
+        let after = match (many, self.waits()) {
+            (true, _) => MARK_AFTER,
+            (false, true) => MARK_SYNC_AFTER,
+            (false, false) => MARK_SYNC_AT_REST,
+        };
+        self.folder.as_ref().filter(|_| !self.duties.mark_suspect).map(|_| since + after)
+    }
+
     pub(super) fn next_duty(&self) -> Option<Instant> {
-        let waits = self.logs.values().any(|log| !log.is_settled());
+        let now = || self.host.now();
         let sync = self.duties.unsynced.values().min().map(|since| *since + self.config.sync_after);
         let mark = self.duties.mark.map(|since| since + MARK_AFTER);
-        let mark_sync = self.duties.mark_sync.filter(|_| waits).map(|since| since + MARK_SYNC_AFTER);
-        let dead = self.duties.dead.then(Instant::now);
-        let aged = waits.then(|| self.duties.aged.map_or_else(Instant::now, |last| last + AGE_EVERY));
-        [sync, mark, mark_sync, dead, aged].into_iter().flatten().min()
+        let dead = (self.duties.dead && !self.duties.mark_suspect).then(now);
+        let look = self.waits().then(|| self.duties.looked.map_or_else(now, |last| last + LOOK_EVERY));
+        let rescue = self.needs_rescue().then(|| self.duties.rescue.unwrap_or_else(now));
+        [sync, mark, self.mark_sync_at(), dead, look, rescue].into_iter().flatten().min()
     }
 
     pub(super) fn due(&mut self, now: Instant) -> Due {
-        if self.duties.aged.is_none_or(|last| now >= last + AGE_EVERY) {
-            self.duties.aged = Some(now);
+        let mark_due = self.mark_sync_at().is_some_and(|at| now >= at);
+        if mark_due || self.duties.looked.is_none_or(|last| now >= last + LOOK_EVERY) {
+            self.duties.looked = Some(now);
             self.age();
+            self.look_for_files();
         }
         let sync_after = self.config.sync_after;
-        let due: Vec<Arc<str>> = self
-            .duties
-            .unsynced
-            .iter()
-            .filter(|(_, since)| now >= **since + sync_after)
-            .map(|(name, _)| Arc::clone(name))
-            .collect();
+        let due = self.duties.unsynced.iter().filter(|(_, since)| now >= **since + sync_after);
+        let due: Vec<Arc<str>> = due.map(|(name, _)| Arc::clone(name)).collect();
         let mut sync = Vec::new();
         for name in due {
             self.duties.unsynced.remove(&name);
             if let Some(log) = self.logs.get_mut(&name).filter(|log| !log.is_settled()) {
-                let folder = log.folder().to_owned();
-                let files =
-                    log.open_file().into_iter().map(|(file, new)| (file, new.then(|| folder.clone()))).collect();
-                sync.push(Unsynced { collector: name, files });
+                sync.extend(log.unsynced().into_iter().map(|file| (Arc::clone(&name), file)));
             }
         }
-        let dead: Vec<Segment> = self.logs.values_mut().flat_map(|log| log.dead.drain(..)).collect();
-        self.duties.dead = false;
-        if !dead.is_empty() || self.duties.mark.is_some_and(|since| now >= since + MARK_AFTER) {
+        let rescue = self.begin_rescue(now);
+        let mut dead = Vec::new();
+        // A mark that cannot be synced does not let go of what it speaks of.
+        if !self.duties.mark_suspect {
+            dead.extend(self.logs.values_mut().flat_map(|log| log.dead.drain(..)));
+            self.duties.dead = false;
+        }
+        let must = !dead.is_empty() || mark_due && !self.duties.mark_suspect;
+        if must || self.duties.mark.is_some_and(|since| now >= since + MARK_AFTER) {
             self.write_mark();
         }
-        let waits = self.logs.values().any(|log| !log.is_settled());
-        let old = self.duties.mark_sync.is_some_and(|since| now >= since + MARK_SYNC_AFTER);
-        let must = !dead.is_empty() || (waits && old);
         let mark = self.folder.as_ref().filter(|_| must).map(|folder| folder.mark.file());
         if mark.is_some() {
             self.duties.mark_sync = None;
         }
-        Due { sync, mark, dead }
+        Due { sync, rescue, mark, dead }
     }
 }

@@ -1,10 +1,8 @@
 //! Room: what goes when the spool is full, when the disk is, or when something is too old.
 
-use std::{
-    io,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, sync::Arc, time::Duration};
+
+use tracing::{info, warn};
 
 use super::State;
 use crate::{
@@ -28,7 +26,10 @@ impl State {
         }
         // One segment less than what is allowed: what was evicted takes space until the mark is synced.
         let allowed = self.config.max_bytes - self.config.segment_bytes();
-        while self.logs.values().map(Log::bytes).sum::<u64>() + bytes > allowed {
+        while self.used() + bytes > allowed {
+            if self.drop_aside() {
+                continue;
+            }
             let victim = match self.config.when_full {
                 WhenFull::DropOldest => self.victim(collector),
                 WhenFull::DropNewest => None,
@@ -40,13 +41,36 @@ impl State {
             }
             self.duties.dead = true;
         }
-        if self.free() < self.config.min_free.saturating_add(bytes) {
+        // On a disk that is nearly full the trouble is over only when there is room for more than one message.
+        let room = if self.trouble.writing.is_some() { bytes.max(self.config.segment_bytes()) } else { bytes };
+        while self.free() < self.config.min_free.saturating_add(room) && self.drop_aside() {
+            self.space.1 = u64::MAX;
+        }
+        if self.free() < self.config.min_free.saturating_add(room) {
             return Err(NoRoom::Disk(io::Error::other(format!(
                 "less than spool.min_free ({}) is free",
                 crate::units::size(self.config.min_free)
             ))));
         }
         Ok(())
+    }
+
+    /// Bytes that the spool takes of what it may.
+    fn used(&self) -> u64 {
+        self.logs.values().map(Log::bytes).chain(self.aside.iter().map(|(_, bytes)| *bytes)).sum()
+    }
+
+    /// Removes the oldest of the damaged segments that were set aside. False where there is none.
+    fn drop_aside(&mut self) -> bool {
+        if self.aside.is_empty() {
+            return false;
+        }
+        let (path, _) = self.aside.remove(0);
+        match self.host.remove(&path) {
+            Ok(()) => info!(path = %path.display(), "a damaged segment that was set aside is removed to make room"),
+            Err(error) => warn!(path = %path.display(), %error, "cannot remove a damaged segment that was set aside"),
+        }
+        true
     }
 
     /// Whose oldest segment goes: what no queue wants, then the least important; never more important than `collector`.
@@ -64,11 +88,10 @@ impl State {
 
     /// Bytes free on the file system, at most a second old.
     fn free(&mut self) -> u64 {
-        let now = Instant::now();
+        let now = self.host.now();
         if self.space.1 == u64::MAX || now.duration_since(self.space.0) >= Duration::from_secs(1) {
-            let free = rustix::fs::statvfs(&self.config.dir)
-                .map_or(u64::MAX - 1, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
-            self.space = (now, free);
+            // Where it cannot be told, writing itself will say.
+            self.space = (now, self.host.free(&self.config.dir).unwrap_or(u64::MAX - 1));
         }
         self.space.1
     }

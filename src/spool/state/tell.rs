@@ -14,7 +14,7 @@ use crate::{
 impl State {
     pub(super) fn body(&self) -> Body {
         let logs = |run: u64| {
-            let marks = self.logs.iter().filter_map(|(name, log)| Some((name.to_string(), log.runs.get(&run)?.mark())));
+            let marks = self.logs.iter().filter_map(|(name, log)| Some((name.to_string(), log.mark(run)?)));
             marks.filter(|(_, mark)| mark.given > 0).collect()
         };
         let earlier = self.runs.iter().map(|(&run, &(id, told))| Run { counter: run, id, told, logs: logs(run) });
@@ -33,7 +33,7 @@ impl State {
             messages: self.logs.values().map(Log::messages).sum(),
             bytes: self.logs.values().map(Log::bytes).sum(),
             oldest_at: self.logs.values().filter_map(Log::oldest_at).min(),
-            trouble: self.trouble.clone(),
+            trouble: self.trouble(),
         }
     }
 

@@ -8,16 +8,19 @@
 //! that does not rise belongs to that past, and so do invalid bytes with nothing but past behind them; invalid bytes
 //! before a record that rises are damage.
 
+mod copy;
+
 use std::{
-    fs::{File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+pub use copy::{Copy, DRAFT};
+
 use super::{
     header::{self, FORMAT, HEADER, HEADER_LEN, Owner},
+    host::{File, Host, Open, read_around},
     ranges::Ranges,
     record::{self, HEAD, Head, field},
 };
@@ -51,8 +54,14 @@ pub struct Segment {
     pub events: u64,
     /// Whether its name is not yet known to be on disk.
     pub new: bool,
+    /// Whether something was written to it since it was last synced.
+    pub dirty: bool,
+    /// Whether what was written may never reach the disk: its records are to be copied into another file.
+    pub suspect: bool,
+    /// Whether damage was found in it: then it is set aside in the end, not removed.
+    pub damaged: bool,
     path: PathBuf,
-    file: Arc<File>,
+    file: Arc<dyn File>,
     salt: u32,
 }
 
@@ -105,6 +114,22 @@ pub struct Found {
     pub damaged: Ranges,
 }
 
+/// Where a damaged segment is kept.
+pub fn aside(path: &Path) -> PathBuf {
+    path.with_extension("seg.damaged")
+}
+
+/// A file with nothing but its header.
+fn begin(host: &dyn Host, path: &Path, how: Open, owner: &Owner, first: u64) -> io::Result<Arc<dyn File>> {
+    let file = host.open(path, how)?;
+    if let Err(error) = file.write_all_at(&header::encode(owner, first), 0) {
+        // A full disk must not leave a file without a header behind.
+        let _best_effort = host.remove(path);
+        return Err(error);
+    }
+    Ok(file)
+}
+
 impl Segment {
     /// The name of a segment's file.
     pub fn name(run: u64, first: u64) -> String {
@@ -119,28 +144,20 @@ impl Segment {
     }
 
     /// Makes a new, empty segment. Its name is on disk only after the folder was synced.
-    pub fn create(folder: &Path, owner: Owner, first: u64) -> io::Result<Self> {
+    pub fn create(host: &dyn Host, folder: &Path, owner: Owner, first: u64) -> io::Result<Self> {
         let path = folder.join(Self::name(owner.run, first));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        let header = header::encode(&owner, first);
-        if let Err(error) = file.write_all_at(&header, 0) {
-            // A full disk must not leave a file without a header behind.
-            let _best_effort = std::fs::remove_file(&path);
-            return Err(error);
-        }
-        let salt = owner.salt();
-        let mut segment = Self::over(path, Arc::new(file), owner, first, salt);
+        let file = begin(host, &path, Open::New, &owner, first)?;
+        let mut segment = Self::over(path, file, owner, first);
         segment.new = true;
         Ok(segment)
     }
 
     /// Opens a file and finds out what it holds: by its footer, or by reading it all.
-    pub fn open(path: &Path) -> Result<Found, OpenError> {
+    pub fn open(host: &dyn Host, path: &Path) -> Result<Found, OpenError> {
         let io = |source| OpenError::Io { path: path.to_owned(), source };
-        let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
-        let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).map_err(io)?;
+        let file = host.open(path, Open::Existing).map_err(io)?;
         let mut bytes = [0; HEADER_LEN];
-        let size = file.metadata().map_err(io)?.len();
+        let size = file.len().map_err(io)?;
         if size >= HEADER {
             file.read_exact_at(&mut bytes, 0).map_err(io)?;
         }
@@ -148,8 +165,7 @@ impl Segment {
             Some(found) => OpenError::Newer { path: path.to_owned(), found },
             None => OpenError::Header { path: path.to_owned() },
         })?;
-        let salt = owner.salt();
-        let mut segment = Self::over(path.to_owned(), Arc::new(file), owner, first, salt);
+        let mut segment = Self::over(path.to_owned(), file, owner, first);
         segment.end = size;
         if let Some((footer, lowest, count)) = segment.footer(size).map_err(io)? {
             // With holes (what was published from memory only) the footer does not say which numbers there are.
@@ -161,11 +177,13 @@ impl Segment {
             }
         }
         let (held, damaged) = segment.scan().map_err(io)?;
+        segment.damaged = damaged.count() > 0;
         Ok(Found { segment, held, damaged })
     }
 
-    fn over(path: PathBuf, file: Arc<File>, owner: Owner, first: u64, salt: u32) -> Self {
+    fn over(path: PathBuf, file: Arc<dyn File>, owner: Owner, first: u64) -> Self {
         Self {
+            salt: owner.salt(),
             owner,
             first,
             lowest: first,
@@ -177,9 +195,12 @@ impl Segment {
             oldest_ms: 0,
             events: 0,
             new: false,
+            // Of what is found at a start nobody knows whether it was synced.
+            dirty: true,
+            suspect: false,
+            damaged: false,
             path,
             file,
-            salt,
         }
     }
 
@@ -189,7 +210,7 @@ impl Segment {
     }
 
     /// The file itself, to sync it without holding up anything else.
-    pub fn file(&self) -> Arc<File> {
+    pub fn file(&self) -> Arc<dyn File> {
         Arc::clone(&self.file)
     }
 
@@ -205,6 +226,7 @@ impl Segment {
             let _best_effort = self.file.set_len(at);
             return Err(error);
         }
+        self.dirty = true;
         if self.end == HEADER {
             self.oldest_ms = head.seen_ms;
             self.lowest = head.seq;
@@ -250,9 +272,18 @@ impl Segment {
         self.end == HEADER
     }
 
-    /// Takes the file away.
-    pub fn unlink(&self) -> io::Result<()> {
-        std::fs::remove_file(&self.path)
+    /// Takes the file away; one in which damage was found is set aside, and its new name told.
+    pub fn dispose(&self, host: &dyn Host) -> io::Result<Option<PathBuf>> {
+        if !self.damaged {
+            return host.remove(&self.path).map(|()| None);
+        }
+        let aside = aside(&self.path);
+        host.rename(&self.path, &aside).map(|()| Some(aside))
+    }
+
+    /// Whether the file still has its name.
+    pub fn is_there(&self) -> bool {
+        self.file.is_named(&self.path)
     }
 
     /// The head at a place, unverified; `None` at the end.
@@ -261,7 +292,7 @@ impl Segment {
             return Ok(None);
         }
         let mut bytes = [0; HEAD];
-        self.file.read_exact_at(&mut bytes, at)?;
+        self.bytes(&mut bytes, at)?;
         Ok(Some(Head::decode(&bytes)).filter(|head| !head.footer))
     }
 
@@ -279,19 +310,34 @@ impl Segment {
         }
     }
 
+    /// Reads bytes, twice where the disk fails. Blocks that it still does not give are zeros: checksums tell them from what
+    /// was written, so that an unreadable block costs the records that lie in it, and nothing behind them.
+    ///
+    /// # Errors
+    /// Nothing of the file can be read, its header neither: that is no bad block, and may pass.
+    fn bytes(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
+        let read = |bytes: &mut [u8], at| self.file.read_exact_at(bytes, at);
+        if read(bytes, at).or_else(|_| read(bytes, at)).is_ok() {
+            return Ok(());
+        }
+        read(&mut [0; HEADER_LEN], 0)?;
+        read_around(&*self.file, bytes, at);
+        Ok(())
+    }
+
     /// A whole, valid record or footer at a place.
     fn read(&self, at: u64) -> io::Result<Option<(Head, Vec<u8>)>> {
         if at + HEAD as u64 > self.end {
             return Ok(None);
         }
         let mut bytes = [0; HEAD];
-        self.file.read_exact_at(&mut bytes, at)?;
+        self.bytes(&mut bytes, at)?;
         let head = Head::decode(&bytes);
         if head.len > record::MAX_PAYLOAD || at + head.record_len() > self.end {
             return Ok(None);
         }
         let mut payload = vec![0; head.len as usize];
-        self.file.read_exact_at(&mut payload, at + HEAD as u64)?;
+        self.bytes(&mut payload, at + HEAD as u64)?;
         Ok(record::check(&bytes, &payload, self.salt).then_some((head, payload)))
     }
 
@@ -303,7 +349,7 @@ impl Segment {
         while base + HEAD as u64 <= self.end {
             let wanted = usize::try_from(self.end - base).unwrap_or(WINDOW).min(WINDOW);
             let window = buffer.get_mut(..wanted).unwrap_or_default();
-            self.file.read_exact_at(window, base)?;
+            self.bytes(window, base)?;
             for (offset, bytes) in window.windows(HEAD).enumerate() {
                 let at = base + offset as u64;
                 let head = <&[u8; HEAD]>::try_from(bytes).map(Head::decode);

@@ -1,0 +1,74 @@
+//! A copy of a segment in a file of its own, that takes the original's name when it is on disk.
+
+use std::{collections::BTreeMap, io, path::PathBuf};
+
+use super::{Segment, Step, begin};
+use crate::spool::{
+    header::HEADER,
+    host::{File, Host, Open},
+    ranges::Ranges,
+};
+
+/// What a copy is called until it takes its original's name.
+pub const DRAFT: &str = "seg.new";
+
+/// A segment's records in a new file that does not have its name yet.
+#[derive(Debug)]
+pub struct Copy {
+    segment: Segment,
+    places: BTreeMap<u64, u64>,
+    copied: Ranges,
+    draft: PathBuf,
+}
+
+impl Copy {
+    /// The file, to sync it.
+    pub fn file(&self) -> std::sync::Arc<dyn File> {
+        self.segment.file()
+    }
+
+    /// Gives it the original's name, and tells where records lie (from their place in the original to that in the copy)
+    /// and which they are. Only after it was synced.
+    pub fn replace(self, host: &dyn Host) -> io::Result<(Segment, BTreeMap<u64, u64>, Ranges)> {
+        host.rename(&self.draft, self.segment.path())?;
+        Ok((self.segment, self.places, self.copied))
+    }
+
+    /// Takes it away: nobody needs it any more.
+    pub fn discard(self, host: &dyn Host) -> io::Result<()> {
+        host.remove(&self.draft)
+    }
+}
+
+impl Segment {
+    /// Copies the records whose `seq` is to be kept into a file of its own beside this one, not yet synced.
+    ///
+    /// # Errors
+    /// Why it could not be read or written.
+    pub fn copy(&self, host: &dyn Host, keep: impl Fn(u64) -> bool) -> io::Result<Copy> {
+        let draft = self.path.with_extension(DRAFT);
+        // Never the file of an earlier try: its sync may have failed.
+        let _none_yet = host.remove(&draft);
+        let file = begin(host, &draft, Open::New, &self.owner, self.first)?;
+        let mut segment = Self::over(self.path.clone(), file, self.owner.clone(), self.first);
+        let (mut places, mut copied) = (BTreeMap::new(), Ranges::default());
+        let (mut at, mut after) = (HEADER, self.first.saturating_sub(1));
+        loop {
+            match self.step(at, after)? {
+                Step::Record(head, payload, next) => {
+                    if keep(head.seq) {
+                        places.insert(at, segment.append(&head, &payload)?);
+                        copied.insert(head.seq, head.seq);
+                    }
+                    (at, after) = (next, head.seq);
+                }
+                Step::Damaged(next) => at = next,
+                Step::End => break,
+            }
+        }
+        segment.last = self.last;
+        segment.seal()?;
+        segment.dirty = false;
+        Ok(Copy { segment, places, copied, draft })
+    }
+}

@@ -1,0 +1,158 @@
+//! Safety: what is done when the disk does not take, keep or hold what was written, and when it is well again.
+
+use std::{io, sync::Arc, time::Instant};
+
+use tracing::{error, info, warn};
+
+use super::{RESCUE_AFTER, State};
+use crate::spool::{
+    chain,
+    log::{Key, Log},
+    segment::{Copy, Segment},
+};
+
+impl State {
+    /// `sync_after = "0s"`: a message is on disk before the publisher can have it.
+    pub(super) fn sync_inline(&mut self, collector: &str) {
+        let host = Arc::clone(&self.host);
+        for unsynced in self.log(collector).unsynced() {
+            let folder = unsynced.folder.as_deref();
+            let synced = unsynced.file.sync().and_then(|()| folder.map_or(Ok(()), |folder| host.sync_folder(folder)));
+            if let Err(error) = synced {
+                self.sync_failed(collector, unsynced.segment, &error);
+            }
+        }
+        self.duties.unsynced.remove(collector);
+    }
+
+    /// Tells that the disk cannot be written, or that it can be again; each once.
+    pub(super) fn disk_trouble(&mut self, trouble: Option<io::Error>) {
+        match trouble {
+            Some(why) => {
+                let text = format!("cannot write to {}: {why}", self.config.dir.display());
+                if self.trouble.writing.is_none() {
+                    error!(
+                        trouble = text,
+                        "the agent publishes from memory; lost is what is not confirmed when the connection ends"
+                    );
+                }
+                self.trouble.writing = Some(text);
+            }
+            None if self.folder.is_some() && self.trouble.writing.take().is_some() => {
+                info!(dir = %self.config.dir.display(), "the spool can be written again");
+            }
+            None => {}
+        }
+    }
+
+    /// A file could not be synced: it is not trusted any more, and what waits in it goes into another one.
+    pub(in crate::spool) fn sync_failed(&mut self, collector: &str, segment: Key, error: &io::Error) {
+        if let Some(log) = self.logs.get_mut(collector) {
+            log.distrust(segment);
+        }
+        self.not_safe(format!("cannot sync {collector}'s messages: {error}"));
+    }
+
+    pub(in crate::spool) fn mark_sync_failed(&mut self, error: &io::Error) {
+        self.duties.mark_suspect = true;
+        self.not_safe(format!("cannot sync the mark: {error}"));
+    }
+
+    /// The mark could not be synced: settled segments are kept until it can be.
+    pub(in crate::spool) fn keep_dead(&mut self, dead: Vec<Segment>, error: &io::Error) {
+        for segment in dead {
+            if let Some(log) = self.logs.get_mut(&segment.owner.collector) {
+                log.dead.push(segment);
+            }
+        }
+        self.duties.dead = true;
+        self.mark_sync_failed(error);
+    }
+
+    /// Takes a settled segment's file away, or sets it aside where it is damaged.
+    pub(in crate::spool) fn bury(&mut self, segment: &Segment) {
+        match segment.dispose(&*self.host) {
+            Ok(Some(aside)) => {
+                warn!(path = %aside.display(), "a segment in which damage was found is set aside under this name");
+                self.aside.push((aside, segment.end));
+            }
+            Ok(None) => {}
+            // Somebody else did.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => warn!(path = %segment.path().display(), %error, "cannot remove a settled segment"),
+        }
+    }
+
+    /// Told once, until everything is safe again.
+    fn not_safe(&mut self, trouble: String) {
+        if self.trouble.syncing.is_none() {
+            error!(
+                trouble,
+                "what waits in the spool may not survive a power cut; it is written anew to other files until that holds"
+            );
+        }
+        self.trouble.syncing = Some(trouble);
+    }
+
+    /// Sees whether somebody took files away while they are in use.
+    pub(super) fn look_for_files(&mut self) {
+        if self.folder.as_ref().is_some_and(|folder| !folder.is_there()) {
+            self.duties.mark_suspect = true;
+            warn!(dir = %self.config.dir.display(), "somebody took the spool's folder or files in it away; they are made anew");
+        }
+        for (name, log) in &mut self.logs {
+            if log.miss() {
+                warn!(collector = %name, "somebody took files of the spool away; what waits in them is written anew");
+            }
+        }
+    }
+
+    pub(super) fn needs_rescue(&self) -> bool {
+        self.folder.is_some() && (self.duties.mark_suspect || self.logs.values().any(Log::has_suspects))
+    }
+
+    /// Makes the mark anew where it must be, and copies of the files that are not trusted, to be synced.
+    pub(super) fn begin_rescue(&mut self, now: Instant) -> Vec<(Arc<str>, Key, io::Result<Copy>)> {
+        if !self.needs_rescue() || self.duties.rescue.is_some_and(|at| now < at) {
+            return Vec::new();
+        }
+        self.duties.rescue = Some(now + RESCUE_AFTER);
+        let (body, host, agent) = (self.body(), Arc::clone(&self.host), self.agent);
+        if self.duties.mark_suspect {
+            match self.folder.as_mut().map_or(Ok(()), |folder| folder.renew(&*host, agent, &body)) {
+                Ok(()) => self.duties.mark_suspect = false,
+                Err(error) => self.not_safe(chain(&error)),
+            }
+        }
+        let copies = self
+            .logs
+            .iter()
+            .flat_map(|(name, log)| log.copies().into_iter().map(|(segment, copy)| (Arc::clone(name), segment, copy)));
+        copies.collect()
+    }
+
+    /// A copy was synced, or could not be made: it takes its original's place, or is tried again later.
+    pub(in crate::spool) fn rescued(&mut self, collector: &str, original: Key, copy: io::Result<Copy>) {
+        let (host, Some(log)) = (Arc::clone(&self.host), self.logs.get_mut(collector)) else { return };
+        let replaced = copy.and_then(|copy| log.replace(original, copy));
+        if let Err(error) = replaced.and_then(|()| host.sync_folder(log.folder())) {
+            self.not_safe(format!("cannot write {collector}'s messages anew: {error}"));
+        }
+        self.after_change();
+    }
+
+    /// Tells that everything is safe again, once it is.
+    pub(in crate::spool) fn see_safety(&mut self) {
+        if !self.needs_rescue() && self.trouble.syncing.take().is_some() {
+            info!(dir = %self.config.dir.display(), "what waits in the spool is safe again");
+        }
+    }
+
+    /// Why messages are not as safe as they should be.
+    pub(in crate::spool) fn trouble(&self) -> Option<String> {
+        let unreadable = self.logs.iter().find_map(|(name, log)| {
+            Some(format!("cannot read {name}'s messages, which are kept: {}", log.unreadable.as_ref()?))
+        });
+        self.trouble.writing.clone().or_else(|| self.trouble.syncing.clone()).or(unreadable)
+    }
+}

@@ -18,6 +18,10 @@ pub(super) enum NoRoom {
     Disk(io::Error),
 }
 
+/// A disk that was full takes something again when it has room for a segment, or so many bytes: on a small one there may
+/// never be more.
+const ENOUGH: u64 = 1 << 20;
+
 impl State {
     /// Makes room for a record within `max_bytes` and `min_free`.
     pub(super) fn make_room(&mut self, collector: &str, bytes: u64) -> Result<(), NoRoom> {
@@ -42,7 +46,8 @@ impl State {
             self.duties.dead = true;
         }
         // On a disk that is nearly full the trouble is over only when there is room for more than one message.
-        let room = if self.trouble.writing.is_some() { bytes.max(self.config.segment_bytes()) } else { bytes };
+        let enough = self.config.segment_bytes().min(ENOUGH);
+        let room = if self.trouble.writing.is_some() { bytes.max(enough) } else { bytes };
         while self.free() < self.config.min_free.saturating_add(room) && self.drop_aside() {
             self.space.1 = u64::MAX;
         }

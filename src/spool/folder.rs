@@ -54,8 +54,8 @@ pub struct Opened {
     pub aside: Vec<(PathBuf, u64)>,
 }
 
-/// Opens the folder for a new run.
-pub fn open(host: &Arc<dyn Host>, path: &Path, run_id: Uuid) -> Result<Opened, Error> {
+/// Opens the folder for a new run. `known` are collectors that there may be.
+pub fn open(host: &Arc<dyn Host>, path: &Path, run_id: Uuid, known: &[&str]) -> Result<Opened, Error> {
     let failed = |what: &Path, source| Error::Folder { path: what.to_owned(), source };
     host.make_folder(path).map_err(|source| failed(path, source))?;
     let lock = lock(&**host, path)?;
@@ -71,6 +71,10 @@ pub fn open(host: &Arc<dyn Host>, path: &Path, run_id: Uuid) -> Result<Opened, E
     let marked_runs: BTreeSet<u64> = body.runs.iter().map(|run| run.counter).collect();
     learn_runs(&mut body, &marked, &found);
     let power = !body.boot.is_empty() && body.boot != host.boot() && !body.stopped;
+    if let Some(newest) = body.runs.last_mut().filter(|_| power) {
+        // A log may have begun in its last second, and nothing of it have reached the disk.
+        known.iter().for_each(|name| _ = newest.logs.entry((*name).to_owned()).or_default());
+    }
     let mut losses = Vec::new();
     let mut logs = BTreeMap::new();
     let names = body.runs.iter().flat_map(|run| run.logs.keys().cloned());
@@ -315,10 +319,8 @@ fn missing(
         }
         for (first, last) in known.missing(1, log.given) {
             // The record was written before the number was: its segment is gone, or the record is no longer what was written.
-            let there = of_run().any(|found| {
-                let open = !found.segment.sealed && found.segment.last < first;
-                open || found.damaged.covers(first, last)
-            });
+            let tail = of_run().last().is_some_and(|newest| !newest.segment.sealed && newest.segment.last < first);
+            let there = tail || of_run().any(|found| found.damaged.covers(first, last));
             let reason = match (power, there) {
                 (true, _) => Reason::Power,
                 (false, true) => Reason::Damaged,

@@ -6,8 +6,11 @@
 //!   (87), run counter (8), `given` (8): the last `seq` that was given out, written before the message is published;
 //!   `settled` (8): all up to it is acked or declared, written before the log is cut back; zero (12), CRC-32C of all
 //!   before (4). A place is written whole, and is all that a healthy agent writes here;
-//! - at [`SLOT_A`] and [`SLOT_B`], two slots that are written in turn: `PGAMARK1`, generation (8), length (4), CRC-32C over
-//!   generation, length and body (4), and the body: [`Body`] as MessagePack. The valid slot of the higher generation counts.
+//! - behind them [`SLOTS`] slots of [`SLOT`] bytes: `PGAMARK1`, generation (8), length (4), CRC-32C over generation, length
+//!   and body (4), and the body: [`Body`] as MessagePack. The valid slot of the highest generation counts.
+//!
+//! Of the three slots one is the last that was synced, which a power cut leaves, and one the last that was written, which a
+//! kill leaves; the third is written next.
 //!
 //! Writing is not syncing: a killed agent loses nothing of it, a power cut what was not synced.
 
@@ -26,13 +29,12 @@ use crate::event::status::Reason;
 pub const LOGS: usize = 64;
 const PLACE: usize = 128;
 const NAME: usize = 87;
-const SLOT_A: u64 = (LOGS * PLACE) as u64;
-const SLOT_B: u64 = SLOT_A + SLOT;
-const SLOT: u64 = 248 << 10;
+const SLOTS: usize = 3;
+const SLOT: usize = 164 << 10;
 const SLOT_HEAD: usize = 24;
 const MAGIC: &[u8; 8] = b"PGAMARK1";
 /// The whole file: with `agent` and `lock` beside it below the 512 KiB that are promised.
-pub const SIZE: u64 = SLOT_B + SLOT;
+pub const SIZE: u64 = (LOGS * PLACE + SLOTS * SLOT) as u64;
 
 /// Acked ranges of one run and log that are kept; beyond that the newest are forgotten: duplicates, never loss.
 const RANGES: usize = 64;
@@ -98,7 +100,10 @@ pub struct Loss {
 #[derive(Debug)]
 pub struct Mark {
     file: Arc<dyn File>,
-    generation: u64,
+    /// The generation in each slot, 0 where there is none.
+    slots: [u64; SLOTS],
+    /// The generation that is known to be on disk.
+    synced: u64,
     places: Vec<Option<Place>>,
 }
 
@@ -138,21 +143,30 @@ impl Mark {
             // Slots and places that cannot be read count as damaged: duplicates, never loss.
             read_around(&*file, &mut bytes, 0);
         }
-        let slots =
-            [SLOT_A, SLOT_B].map(|at| read_slot(bytes.get(usize::try_from(at).unwrap_or(0)..).unwrap_or_default()));
-        let newest = slots.into_iter().flatten().max_by_key(|(generation, _)| *generation);
-        let (generation, body) = newest.map_or((0, None), |(generation, body)| (generation, Some(body)));
+        let slots: [_; SLOTS] = std::array::from_fn(|slot| bytes.get(slot_at(slot)..).and_then(read_slot));
+        let generations = std::array::from_fn(|slot| {
+            slots.get(slot).and_then(Option::as_ref).map_or(0, |(generation, _)| *generation)
+        });
+        let (synced, body) = slots.into_iter().flatten().max_by_key(|(generation, _)| *generation).unzip();
         let places: Vec<Option<Place>> = bytes.chunks_exact(PLACE).take(LOGS).map(read_place).collect();
         let marked = Marked { body, places: places.iter().flatten().cloned().collect() };
-        Ok((Self { file, generation, places }, marked))
+        // A killed agent left what was written, not necessarily what was synced.
+        file.sync()?;
+        Ok((Self { file, slots: generations, synced: synced.unwrap_or(0), places }, marked))
     }
 
     /// Puts a new file with the same content in the place of this one: after a failed sync, or where somebody took the
     /// file away. Synced, but for the folder.
     pub fn renew(&mut self, host: &dyn Host, path: &Path, body: &Body) -> io::Result<()> {
         let draft = path.with_extension("new");
-        let mut fresh =
-            Self { file: host.open(&draft, Open::Any)?, generation: self.generation, places: self.places.clone() };
+        // Never the file of an earlier try: its sync may have failed.
+        let _none_yet = host.remove(&draft);
+        let mut fresh = Self {
+            file: host.open(&draft, Open::New)?,
+            slots: [0, 0, self.newest()],
+            synced: 0,
+            places: self.places.clone(),
+        };
         fill(&*fresh.file, 0)?;
         for (index, place) in self.places.iter().enumerate().filter_map(|(index, place)| Some((index, place.as_ref()?)))
         {
@@ -160,6 +174,7 @@ impl Mark {
         }
         fresh.write(body)?;
         fresh.file.sync()?;
+        fresh.synced = fresh.newest();
         host.rename(&draft, path)?;
         *self = fresh;
         Ok(())
@@ -192,12 +207,16 @@ impl Mark {
         self.file.write_all_at(&encode_place(place), (index * PLACE) as u64)
     }
 
-    /// Writes the body into the older slot. Not synced.
+    fn newest(&self) -> u64 {
+        self.slots.iter().copied().max().unwrap_or(0)
+    }
+
+    /// Writes the body into the slot that nobody needs. Not synced.
     pub fn write(&mut self, body: &Body) -> io::Result<()> {
         let mut ranges = RANGES;
         let bytes = loop {
             let bytes = rmp_serde::to_vec_named(&bounded(body, ranges)).map_err(io::Error::other)?;
-            if bytes.len() + SLOT_HEAD <= usize::try_from(SLOT).unwrap_or(0) {
+            if bytes.len() + SLOT_HEAD <= SLOT {
                 break bytes;
             }
             if ranges == 0 {
@@ -205,22 +224,39 @@ impl Mark {
             }
             ranges /= 2;
         };
-        let generation = self.generation + 1;
+        let newest = self.newest();
+        let generation = newest + 1;
         let mut slot = vec![0; SLOT_HEAD + bytes.len()];
         let len = u32::try_from(bytes.len()).unwrap_or(0);
         put(&mut slot, &[(0, MAGIC), (8, &generation.to_le_bytes()), (16, &len.to_le_bytes()), (SLOT_HEAD, &bytes)]);
         let crc = slot_checksum(&slot);
         put(&mut slot, &[(20, &crc.to_le_bytes())]);
-        let at = if generation.is_multiple_of(2) { SLOT_A } else { SLOT_B };
-        self.file.write_all_at(&slot, at)?;
-        self.generation = generation;
+        let free = |held: &u64| *held == 0 || (*held != newest && *held != self.synced);
+        let index = self.slots.iter().position(free).unwrap_or(0);
+        self.file.write_all_at(&slot, slot_at(index) as u64)?;
+        if let Some(held) = self.slots.get_mut(index) {
+            *held = generation;
+        }
         Ok(())
     }
 
-    /// The file itself, to sync it without holding up anything else.
-    pub fn file(&self) -> Arc<dyn File> {
-        Arc::clone(&self.file)
+    /// The file, to sync it without holding up anything else, and what to say when that is [done](Self::synced).
+    pub fn to_sync(&self) -> (Arc<dyn File>, u64) {
+        (Arc::clone(&self.file), self.newest())
     }
+
+    /// All that was written up to a generation is on disk. False where its slot was written again meanwhile.
+    pub fn synced(&mut self, generation: u64) -> bool {
+        let holds = self.slots.contains(&generation);
+        if holds {
+            self.synced = generation;
+        }
+        holds
+    }
+}
+
+fn slot_at(index: usize) -> usize {
+    LOGS * PLACE + index * SLOT
 }
 
 /// Zeros up to the file's size, not a hole: blocks that are there need no space later.
@@ -276,7 +312,7 @@ fn read_slot(bytes: &[u8]) -> Option<(u64, Body)> {
         return None;
     }
     let len = u32::from_le_bytes(field(bytes, 16)) as usize;
-    let slot = bytes.get(..SLOT_HEAD + len).filter(|_| len as u64 <= SLOT)?;
+    let slot = bytes.get(..SLOT_HEAD + len).filter(|_| len <= SLOT)?;
     if slot_checksum(slot) != u32::from_le_bytes(field(bytes, 20)) {
         return None;
     }
@@ -319,7 +355,7 @@ mod tests {
         let place = |name: &str, given, settled| Place { name: name.into(), run: 1, given, settled };
         assert_eq!(marked.places, [place("pg_locks", 42, 40), place("agent_status", 7, 0)]);
         // A torn write of the newer slot leaves the older one.
-        mark.file.write_all_at(b"torn", SLOT_A + 40)?;
+        mark.file.write_all_at(b"torn", slot_at(1) as u64 + 40)?;
         assert_eq!(Mark::open(&Machine, &path)?.1.body, Some(body(1, 2)));
         assert_eq!(std::fs::metadata(&path)?.len(), SIZE);
         const { assert!(SIZE < 512 << 10) };
@@ -333,7 +369,7 @@ mod tests {
             let path = folder.path().join("mark");
             let (mut mark, _) = Mark::open(&Machine, &path)?;
             mark.write(&body(1, 2))?;
-            mark.file.write_all_at(&bytes, SLOT_B + at as u64)?;
+            mark.file.write_all_at(&bytes, (slot_at(0) + at) as u64)?;
             let (_, marked) = Mark::open(&Machine, &path)?;
             prop_assert!(marked.body.is_none_or(|read| read == body(1, 2)));
         }

@@ -49,7 +49,7 @@ use host::{Host, Machine};
 use ledger::TOLD_AT_ONCE;
 use log::Log;
 pub use log::{Id, Taken};
-use state::State;
+use state::{State, sync_names};
 
 use crate::event::{
     EncodeError,
@@ -136,7 +136,7 @@ impl Spool {
     /// [`Error::Held`] where another agent runs on it.
     pub fn open_on(host: Arc<dyn Host>, config: Config, importance: Vec<&'static str>) -> Result<Self, Error> {
         let run_id = Uuid::now_v7();
-        let (opened, trouble) = match folder::open(&host, &config.dir, run_id) {
+        let (opened, trouble) = match folder::open(&host, &config.dir, run_id, &importance) {
             Ok(opened) => (Some(opened), None),
             Err(held @ Error::Held { .. }) => return Err(held),
             Err(error) => (None, Some(chain(&error))),
@@ -299,22 +299,26 @@ impl Spool {
         };
         for (collector, unsynced) in due.sync {
             let folder = unsynced.folder.as_deref();
-            let synced = unsynced.file.sync().and_then(|()| folder.map_or(Ok(()), |folder| host.sync_folder(folder)));
-            if let Err(error) = synced {
-                self.state().sync_failed(&collector, unsynced.segment, &error);
+            let synced = unsynced.file.sync().and_then(|()| folder.map_or(Ok(()), |folder| sync_names(&*host, folder)));
+            let mut state = self.state();
+            match synced {
+                Ok(()) => state.synced(&collector, unsynced.segment),
+                Err(error) => state.sync_failed(&collector, unsynced.segment, &error),
             }
         }
         for (collector, original, copy) in due.rescue {
             let synced = copy.and_then(|copy| copy.file().sync().map(|()| copy));
             self.state().rescued(&collector, original, synced);
         }
-        if let Some(mark) = due.mark {
-            if let Err(error) = mark.sync() {
-                self.state().keep_dead(due.dead, &error);
-                return;
-            }
-            for segment in due.dead {
-                self.state().bury(&segment);
+        if let Some((mark, generation)) = due.mark {
+            let synced = mark.sync();
+            let mut state = self.state();
+            match synced {
+                Ok(()) => state.mark_synced(generation, due.dead),
+                Err(error) => {
+                    state.keep_dead(due.dead);
+                    state.mark_sync_failed(&error);
+                }
             }
         }
         self.state().see_safety();
@@ -326,9 +330,9 @@ impl Spool {
             let mut state = self.state();
             state.stopped = true;
             state.write_mark();
-            state.folder.as_ref().map(|folder| folder.mark.file())
+            state.folder.as_ref().map(|folder| folder.mark.to_sync())
         };
-        if let Some(Err(error)) = mark.map(|mark| mark.sync()) {
+        if let Some(Err(error)) = mark.map(|(mark, _)| mark.sync()) {
             error!(%error, "cannot sync the spool's mark");
         }
     }

@@ -320,10 +320,7 @@ impl Log {
 
     /// Closes the open segment; the next message begins a new one.
     pub fn roll(&mut self) {
-        if let Some(open) = self.segments.back_mut().filter(|open| !open.sealed) {
-            // Without its footer it is read whole at the next start: slower, nothing worse.
-            let _slower = open.seal();
-        }
+        self.segments.back_mut().into_iter().for_each(Segment::seal);
     }
 
     /// The next message that was never published, oldest first.
@@ -382,6 +379,15 @@ impl Log {
             Unsynced { segment: key(segment), file: segment.file(), folder }
         });
         unsynced.collect()
+    }
+
+    /// A file was synced: a full one gets its footer.
+    pub fn synced(&mut self, segment: Key) {
+        let full = |found: &&mut Segment| key(found) == segment && (found.sealed || found.owner.run != self.owner.run);
+        if let Some(full) = self.segments.iter_mut().find(full).filter(|full| !full.dirty) {
+            // Without its footer it is read whole at the next start: slower, nothing worse.
+            let _slower = full.foot();
+        }
     }
 
     /// The folder of its segments.

@@ -67,7 +67,7 @@ impl Segment {
             }
         }
         segment.last = self.last;
-        segment.seal()?;
+        segment.foot()?;
         segment.dirty = false;
         Ok(Copy { segment, places, copied, draft })
     }

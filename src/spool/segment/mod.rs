@@ -2,7 +2,8 @@
 //!
 //! A file begins with its header ([`super::header`]); records follow ([`super::record`]), `seq` strictly rising. A full
 //! segment ends with a footer: a record whose `seq` is the last one, and whose payload is the first `seq` and the number
-//! of records, 8 bytes each.
+//! of records, 8 bytes each. It is written when everything before it was synced, so that it can be believed after a power
+//! cut; a segment without one is read whole at a start.
 //!
 //! What surprises: after the last record may lie bytes of the file's past (a cut-back that a power cut undid). A record
 //! that does not rise belongs to that past, and so do invalid bytes with nothing but past behind them; invalid bytes
@@ -44,8 +45,10 @@ pub struct Segment {
     pub count: u64,
     /// Up to where the file holds records, the header included.
     pub end: u64,
-    /// Whether it has its footer and takes no more records.
+    /// Whether it takes no more records.
     pub sealed: bool,
+    /// Whether it has its footer.
+    footed: bool,
     /// When its newest record was numbered, in milliseconds that this agent saw pass.
     pub newest_ms: u64,
     /// When its oldest record was numbered, in milliseconds that this agent saw pass.
@@ -147,9 +150,7 @@ impl Segment {
     pub fn create(host: &dyn Host, folder: &Path, owner: Owner, first: u64) -> io::Result<Self> {
         let path = folder.join(Self::name(owner.run, first));
         let file = begin(host, &path, Open::New, &owner, first)?;
-        let mut segment = Self::over(path, file, owner, first);
-        segment.new = true;
-        Ok(segment)
+        Ok(Self::over(path, file, owner, first))
     }
 
     /// Opens a file and finds out what it holds: by its footer, or by reading it all.
@@ -191,11 +192,12 @@ impl Segment {
             count: 0,
             end: HEADER,
             sealed: false,
+            footed: false,
             newest_ms: 0,
             oldest_ms: 0,
             events: 0,
-            new: false,
-            // Of what is found at a start nobody knows whether it was synced.
+            // Of what is found at a start nobody knows whether it was synced, its name neither.
+            new: true,
             dirty: true,
             suspect: false,
             damaged: false,
@@ -239,8 +241,17 @@ impl Segment {
         Ok(at)
     }
 
-    /// Writes the footer; the segment takes no more records.
-    pub fn seal(&mut self) -> io::Result<()> {
+    /// Takes no more records.
+    pub fn seal(&mut self) {
+        self.sealed = true;
+    }
+
+    /// Writes the footer of a segment that takes no more records and whose records are on disk, or will be no later than it.
+    pub fn foot(&mut self) -> io::Result<()> {
+        self.sealed = true;
+        if std::mem::replace(&mut self.footed, true) || self.damaged {
+            return Ok(());
+        }
         let footer = Head {
             len: 0,
             seq: self.last,
@@ -253,8 +264,7 @@ impl Segment {
         };
         let payload = [self.lowest.to_le_bytes(), self.count.to_le_bytes()].concat();
         let bytes = record::encode(&footer, &payload, self.salt);
-        // Without its footer a full segment is read whole at the next start: slower, nothing worse.
-        self.sealed = true;
+        self.file.set_len(self.end)?;
         self.file.write_all_at(&bytes, self.end)
     }
 
@@ -379,7 +389,7 @@ impl Segment {
         self.newest_ms = footer.seen_ms;
         self.events = u64::from(footer.events);
         self.end = self.end.saturating_sub(FOOTER);
-        self.sealed = true;
+        (self.sealed, self.footed) = (true, true);
     }
 
     /// Reads all records; the segment then ends behind the last one. What lies behind is cut off by the next append.

@@ -7,7 +7,7 @@ mod tell;
 use std::{
     collections::BTreeMap,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -108,8 +108,14 @@ const MEMORY_BYTES: usize = 8 << 20;
 pub(super) struct Due {
     pub(super) sync: Vec<(Arc<str>, log::Unsynced)>,
     pub(super) rescue: Vec<(Arc<str>, log::Key, io::Result<Copy>)>,
-    pub(super) mark: Option<Arc<dyn File>>,
+    pub(super) mark: Option<(Arc<dyn File>, u64)>,
     pub(super) dead: Vec<Segment>,
+}
+
+/// Syncs the names in a folder, and its own in the folder above.
+pub(super) fn sync_names(host: &dyn Host, folder: &Path) -> io::Result<()> {
+    host.sync_folder(folder)?;
+    folder.parent().map_or(Ok(()), |above| host.sync_folder(above))
 }
 
 impl State {
@@ -162,16 +168,22 @@ impl State {
         if waiting > 0 {
             info!(messages = waiting, "earlier runs left messages in the spool; they follow behind what is fresh");
         }
-        // What a killed agent had no time to sync is synced now.
+        // What a killed agent had no time to sync is overdue.
         let now = self.host.now();
+        let now = now.checked_sub(self.config.sync_after).unwrap_or(now);
         let unsettled = self.logs.iter().filter(|(_, log)| !log.is_settled()).map(|(name, _)| Arc::clone(name));
         self.duties.unsynced = unsettled.map(|name| (name, now)).collect();
         self.write_mark();
-        let synced = self.folder.as_ref().map(|folder| {
-            folder.mark.file().sync()?;
-            self.host.sync_folder(&folder.path)?;
-            // The folder's own name may be new as well.
-            folder.path.parent().map_or(Ok(()), |parent| self.host.sync_folder(parent))
+        let synced = self.folder.as_mut().map(|folder| {
+            let (mark, generation) = folder.mark.to_sync();
+            mark.sync()?;
+            let _nobody_wrote_meanwhile = folder.mark.synced(generation);
+            sync_names(&*self.host, &folder.path)?;
+            // Those above may be new as well, or others' whom nobody may ask.
+            for above in folder.path.ancestors().skip(2) {
+                let _best_effort = self.host.sync_folder(above);
+            }
+            Ok(())
         });
         if let Some(Err(error)) = synced {
             self.mark_sync_failed(&error);
@@ -229,21 +241,23 @@ impl State {
                 self.disk_trouble(Some(why));
             }
         }
+        let in_memory = self.log(draft.collector).memory_bytes() > before;
+        let refused = !self.log(draft.collector).losses.is_empty();
+        self.after_change();
+        if in_memory || refused {
+            // Before its number is, so that a next run knows what became of it.
+            self.write_mark();
+        }
         let run = self.run;
         let given = self.folder.as_mut().map(|folder| folder.mark.give(draft.collector, run, seq));
         if let Some(Err(error)) = given {
             self.disk_trouble(Some(error));
-        }
-        if self.log(draft.collector).memory_bytes() > before {
-            // So that the next run knows what became of it.
-            self.write_mark();
         }
         self.mark_changed();
         if !self.log(draft.collector).is_settled() {
             let now = self.host.now();
             self.duties.unsynced.entry(draft.collector.into()).or_insert(now);
         }
-        self.after_change();
         if self.config.sync_after.is_zero() {
             self.sync_inline(draft.collector);
         }
@@ -404,7 +418,7 @@ impl State {
         if must || self.duties.mark.is_some_and(|since| now >= since + MARK_AFTER) {
             self.write_mark();
         }
-        let mark = self.folder.as_ref().filter(|_| must).map(|folder| folder.mark.file());
+        let mark = self.folder.as_ref().filter(|_| must).map(|folder| folder.mark.to_sync());
         if mark.is_some() {
             self.duties.mark_sync = None;
         }

@@ -4,7 +4,7 @@ use std::{io, sync::Arc, time::Instant};
 
 use tracing::{error, info, warn};
 
-use super::{RESCUE_AFTER, State};
+use super::{RESCUE_AFTER, State, sync_names};
 use crate::spool::{
     chain,
     log::{Key, Log},
@@ -17,9 +17,10 @@ impl State {
         let host = Arc::clone(&self.host);
         for unsynced in self.log(collector).unsynced() {
             let folder = unsynced.folder.as_deref();
-            let synced = unsynced.file.sync().and_then(|()| folder.map_or(Ok(()), |folder| host.sync_folder(folder)));
-            if let Err(error) = synced {
-                self.sync_failed(collector, unsynced.segment, &error);
+            let synced = unsynced.file.sync().and_then(|()| folder.map_or(Ok(()), |folder| sync_names(&*host, folder)));
+            match synced {
+                Ok(()) => self.synced(collector, unsynced.segment),
+                Err(error) => self.sync_failed(collector, unsynced.segment, &error),
             }
         }
         self.duties.unsynced.remove(collector);
@@ -45,6 +46,10 @@ impl State {
         }
     }
 
+    pub(in crate::spool) fn synced(&mut self, collector: &str, segment: Key) {
+        self.logs.get_mut(collector).into_iter().for_each(|log| log.synced(segment));
+    }
+
     /// A file could not be synced: it is not trusted any more, and what waits in it goes into another one.
     pub(in crate::spool) fn sync_failed(&mut self, collector: &str, segment: Key, error: &io::Error) {
         if let Some(log) = self.logs.get_mut(collector) {
@@ -58,19 +63,27 @@ impl State {
         self.not_safe(format!("cannot sync the mark: {error}"));
     }
 
-    /// The mark could not be synced: settled segments are kept until it can be.
-    pub(in crate::spool) fn keep_dead(&mut self, dead: Vec<Segment>, error: &io::Error) {
+    /// The mark was synced: what it speaks of as settled may go.
+    pub(in crate::spool) fn mark_synced(&mut self, generation: u64, dead: Vec<Segment>) {
+        if self.folder.as_mut().is_some_and(|folder| folder.mark.synced(generation)) {
+            dead.iter().for_each(|segment| self.bury(segment));
+        } else {
+            self.keep_dead(dead);
+        }
+    }
+
+    /// Settled segments are kept until the mark is synced.
+    pub(in crate::spool) fn keep_dead(&mut self, dead: Vec<Segment>) {
+        self.duties.dead |= !dead.is_empty();
         for segment in dead {
             if let Some(log) = self.logs.get_mut(&segment.owner.collector) {
                 log.dead.push(segment);
             }
         }
-        self.duties.dead = true;
-        self.mark_sync_failed(error);
     }
 
     /// Takes a settled segment's file away, or sets it aside where it is damaged.
-    pub(in crate::spool) fn bury(&mut self, segment: &Segment) {
+    fn bury(&mut self, segment: &Segment) {
         match segment.dispose(&*self.host) {
             Ok(Some(aside)) => {
                 warn!(path = %aside.display(), "a segment in which damage was found is set aside under this name");
@@ -135,7 +148,7 @@ impl State {
     pub(in crate::spool) fn rescued(&mut self, collector: &str, original: Key, copy: io::Result<Copy>) {
         let (host, Some(log)) = (Arc::clone(&self.host), self.logs.get_mut(collector)) else { return };
         let replaced = copy.and_then(|copy| log.replace(original, copy));
-        if let Err(error) = replaced.and_then(|()| host.sync_folder(log.folder())) {
+        if let Err(error) = replaced.and_then(|()| sync_names(&*host, log.folder())) {
             self.not_safe(format!("cannot write {collector}'s messages anew: {error}"));
         }
         self.after_change();

@@ -17,6 +17,8 @@
 mod cli;
 /// One fault of the broker, the line or the disk at a time, and what the agent makes of it.
 mod delivery;
+/// One fault of the disk, the folder or the limits at a time; and the scenes that all faults are played in.
+mod faults;
 /// kill -9 of the agent at random moments through outages of the broker: nothing missing, by two judges.
 mod kills;
 /// One look of a collector, decoded.

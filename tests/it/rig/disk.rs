@@ -37,9 +37,9 @@ pub(crate) struct Written {
 }
 
 impl Disk {
-    /// In memory, of so many bytes.
+    /// In memory, of so many bytes and a hundred names.
     pub(crate) fn memory(name: &str, bytes: u64) -> Option<Self> {
-        let size = format!("size={bytes}");
+        let size = format!("size={bytes},nr_inodes=100");
         Self::mount(Folder::new(name), None, &["-t", "tmpfs", "-o", &size, "tmpfs"])
     }
 
@@ -141,15 +141,22 @@ pub(crate) fn under_boot(folder: &Path, number: u32) -> Option<Vec<String>> {
     Some(under)
 }
 
-/// The beginning of a command line that makes the kernel answer as `inject` says (see [`Tampering`]) from the start on.
-pub(crate) fn under_strace(inject: &str) -> Option<Vec<String>> {
-    let calls = inject.split(':').next().unwrap();
-    let (trace, inject) = (format!("trace={calls}"), format!("inject={inject}"));
-    // The tracer is its own process, so that ours keeps its id.
-    let under = ["strace", "-D", "-f", "-q", "--seccomp-bpf", "-o", "/dev/null", "-e", &trace, "-e", &inject];
-    let under: Vec<String> = under.map(str::to_owned).into();
+/// The beginning of a command line that makes the kernel answer falsely from the start on (see [`Tampering`]), in calls on
+/// one of `files`.
+pub(crate) fn under_strace(inject: &str, files: &[PathBuf]) -> Option<Vec<String>> {
+    // The tracer is a process of its own, so that ours keeps its id.
+    let mut under: Vec<String> = ["strace", "-D", "-f", "-q", "-o", "/dev/null"].map(str::to_owned).into();
+    under.extend(calls(inject, files));
     can("trace a process", Command::new(&under[0]).args(&under[1..]).arg("true"))?;
     Some(under)
+}
+
+/// What strace is told of calls, and of the files that they must concern, if any.
+fn calls(inject: &str, files: &[PathBuf]) -> Vec<String> {
+    let names = inject.split(':').next().unwrap();
+    let mut words = vec!["-e".to_owned(), format!("trace={names}"), "-e".to_owned(), format!("inject={inject}")];
+    words.extend(files.iter().flat_map(|file| ["-P".to_owned(), file.to_str().unwrap().to_owned()]));
+    words
 }
 
 /// A process that the kernel answers falsely, as strace's `inject` says: `fdatasync:error=EIO`,
@@ -167,13 +174,8 @@ impl Tampering {
         can("trace a process", Command::new("strace").args(["-o", "/dev/null", "true"]))?;
         let folder = Folder::new("strace");
         let log = folder.path().join("log");
-        let calls = inject.split(':').next().unwrap();
         let mut command = Command::new("strace");
-        command.args(["-f", "-q", "-p", &pid.to_string(), "-o"]).arg(&log);
-        command.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={inject}")]);
-        for file in files {
-            command.arg("-P").arg(file);
-        }
+        command.args(["-f", "-q", "-p", &pid.to_string(), "-o"]).arg(&log).args(calls(inject, files));
         let strace = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         warden::watch(strace.id(), warden::Ends::OnKill);
         let traced = format!("TracerPid:\t{}\n", strace.id());

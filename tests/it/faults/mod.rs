@@ -1,0 +1,11 @@
+//! Faults, one at a time, between the built agent and real servers and disks: what waits, what flows on, what is told, and
+//! that it heals. `tests/README.md` says which row of the matrix of faults each one is.
+
+mod broken_disks;
+mod evidence;
+mod folders;
+mod full_disks;
+mod layout;
+mod power;
+pub(crate) mod report;
+pub(crate) mod scene;

@@ -20,7 +20,7 @@ use super::{
     log::{Log, RunLog},
     mark::{Body, Loss, Mark, Marked},
     ranges::Ranges,
-    segment::{DRAFT, Found, OpenError, Segment, aside},
+    segment::{DRAFT, Found, OpenError, Segment, Tail, aside},
 };
 use crate::event::status::Reason;
 
@@ -73,7 +73,9 @@ pub fn open(host: &Arc<dyn Host>, path: &Path, run_id: Uuid, known: &[&str]) -> 
     let power = !body.boot.is_empty() && body.boot != host.boot() && !body.stopped;
     if let Some(newest) = body.runs.last_mut().filter(|_| power) {
         // A log may have begun in its last second, and nothing of it have reached the disk.
-        known.iter().for_each(|name| _ = newest.logs.entry((*name).to_owned()).or_default());
+        for name in known {
+            newest.logs.entry((*name).to_owned()).or_default();
+        }
     }
     let mut losses = Vec::new();
     let mut logs = BTreeMap::new();
@@ -191,7 +193,7 @@ fn find(host: &dyn Host, folder: &Path, agent: Uuid, aside: &mut Aside) -> io::R
                 Ok(found) => _ = logs.insert(name, found),
                 // One log's folder does not cost the others theirs.
                 Err(error) => {
-                    warn!(path = %path.display(), %error, "cannot look into a log's folder; it is left alone")
+                    warn!(path = %path.display(), %error, "cannot look into a log's folder; it is left alone");
                 }
             }
         } else if ![AGENT, "agent.new", LOCK, MARK, "mark.new"].contains(&name.as_str()) {
@@ -247,7 +249,7 @@ fn segments(
                         keep_aside(aside);
                     }
                     Err(error) => {
-                        warn!(path = %path.display(), %error, "a segment's header is damaged, and it cannot be renamed")
+                        warn!(path = %path.display(), %error, "a segment's header is damaged, and it cannot be renamed");
                     }
                 }
             }
@@ -319,7 +321,9 @@ fn missing(
         }
         for (first, last) in known.missing(1, log.given) {
             // The record was written before the number was: its segment is gone, or the record is no longer what was written.
-            let tail = of_run().last().is_some_and(|newest| !newest.segment.sealed && newest.segment.last < first);
+            let tail = of_run()
+                .next_back()
+                .is_some_and(|newest| newest.segment.tail == Tail::Open && newest.segment.last < first);
             let there = tail || of_run().any(|found| found.damaged.covers(first, last));
             let reason = match (power, there) {
                 (true, _) => Reason::Power,

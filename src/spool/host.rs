@@ -58,7 +58,7 @@ pub trait Host: Debug + Send + Sync {
 }
 
 /// An open file.
-#[allow(clippy::len_without_is_empty, reason = "a file's length costs a system call that can fail")]
+#[expect(clippy::len_without_is_empty, reason = "a file's length costs a system call that can fail")]
 pub trait File: Debug + Send + Sync {
     /// Fills `bytes` from a place.
     fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()>;

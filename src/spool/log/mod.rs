@@ -25,7 +25,7 @@ use super::{
     mark::{LogMark, Loss},
     ranges::Ranges,
     record::Head,
-    segment::Segment,
+    segment::{self, Segment, Tail},
 };
 use crate::{
     event::{
@@ -290,7 +290,7 @@ impl Log {
     }
 
     fn write(&mut self, batch: &Batch, seen_ms: u64, segment_bytes: u64) -> io::Result<(Key, u64)> {
-        let open = self.segments.back().filter(|open| open.owner.run == self.owner.run && !open.sealed);
+        let open = self.segments.back().filter(|open| open.owner.run == self.owner.run && open.tail == Tail::Open);
         if open.is_none_or(|open| open.end >= segment_bytes && !open.is_empty()) {
             self.roll();
             self.host.make_folder(&self.folder)?;
@@ -372,10 +372,13 @@ impl Log {
     /// Files with something in them that was not synced yet. They count as synced until somebody says otherwise.
     pub fn unsynced(&mut self) -> Vec<Unsynced> {
         let folder = &self.folder;
-        let segments = self.segments.iter_mut().filter(|segment| segment.dirty && !segment.is_empty());
+        let segments = self
+            .segments
+            .iter_mut()
+            .filter(|segment| segment.unsynced != segment::Unsynced::Nothing && !segment.is_empty());
         let unsynced = segments.map(|segment| {
-            segment.dirty = false;
-            let folder = std::mem::take(&mut segment.new).then(|| folder.clone());
+            let was = std::mem::replace(&mut segment.unsynced, segment::Unsynced::Nothing);
+            let folder = (was == segment::Unsynced::Name).then(|| folder.clone());
             Unsynced { segment: key(segment), file: segment.file(), folder }
         });
         unsynced.collect()
@@ -383,8 +386,12 @@ impl Log {
 
     /// A file was synced: a full one gets its footer.
     pub fn synced(&mut self, segment: Key) {
-        let full = |found: &&mut Segment| key(found) == segment && (found.sealed || found.owner.run != self.owner.run);
-        if let Some(full) = self.segments.iter_mut().find(full).filter(|full| !full.dirty) {
+        let full = |found: &&mut Segment| {
+            key(found) == segment && (found.tail != Tail::Open || found.owner.run != self.owner.run)
+        };
+        if let Some(full) =
+            self.segments.iter_mut().find(full).filter(|full| full.unsynced == segment::Unsynced::Nothing)
+        {
             // Without its footer it is read whole at the next start: slower, nothing worse.
             let _slower = full.foot();
         }

@@ -23,7 +23,9 @@ impl Log {
     pub fn miss(&mut self) -> bool {
         let gone = |segment: &&super::Segment| !segment.suspect && !segment.is_there();
         let gone: Vec<Key> = self.segments.iter().filter(gone).map(key).collect();
-        gone.iter().for_each(|segment| self.distrust(*segment));
+        for segment in &gone {
+            self.distrust(*segment);
+        }
         // One without a record holds nothing that could be copied.
         self.segments.retain(|segment| !(segment.suspect && segment.is_empty()));
         !gone.is_empty()

@@ -5,7 +5,7 @@ use std::io;
 use super::{Held, Id, Log, Place, Settled, key};
 use crate::{
     event::status::Reason,
-    spool::{header::HEADER, mark::Loss, ranges::Ranges},
+    spool::{header::HEADER, mark::Loss, ranges::Ranges, segment::Tail},
 };
 
 impl Log {
@@ -100,7 +100,7 @@ impl Log {
     /// Sets settled segments aside, oldest first; the open one stays.
     pub(super) fn bury(&mut self) {
         while let Some(oldest) = self.segments.front() {
-            let open = self.segments.len() == 1 && oldest.owner.run == self.owner.run && !oldest.sealed;
+            let open = self.segments.len() == 1 && oldest.owner.run == self.owner.run && oldest.tail == Tail::Open;
             let run = self.runs.get(&oldest.owner.run);
             let settled = oldest.is_empty() || run.is_none_or(|run| run.settled.covers(oldest.lowest, oldest.last));
             if open || !settled {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 
-use super::{Segment, Step, begin};
+use super::{Segment, Step, Unsynced, begin};
 use crate::spool::{
     header::HEADER,
     host::{File, Host, Open},
@@ -68,7 +68,7 @@ impl Segment {
         }
         segment.last = self.last;
         segment.foot()?;
-        segment.dirty = false;
+        segment.unsynced = Unsynced::Nothing;
         Ok(Copy { segment, places, copied, draft })
     }
 }

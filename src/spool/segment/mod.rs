@@ -45,20 +45,16 @@ pub struct Segment {
     pub count: u64,
     /// Up to where the file holds records, the header included.
     pub end: u64,
-    /// Whether it takes no more records.
-    pub sealed: bool,
-    /// Whether it has its footer.
-    footed: bool,
+    /// Whether it takes more records.
+    pub tail: Tail,
     /// When its newest record was numbered, in milliseconds that this agent saw pass.
     pub newest_ms: u64,
     /// When its oldest record was numbered, in milliseconds that this agent saw pass.
     pub oldest_ms: u64,
     /// Events in its records.
     pub events: u64,
-    /// Whether its name is not yet known to be on disk.
-    pub new: bool,
-    /// Whether something was written to it since it was last synced.
-    pub dirty: bool,
+    /// What of it is not known to be on disk.
+    pub unsynced: Unsynced,
     /// Whether what was written may never reach the disk: its records are to be copied into another file.
     pub suspect: bool,
     /// Whether damage was found in it: then it is set aside in the end, not removed.
@@ -66,6 +62,28 @@ pub struct Segment {
     path: PathBuf,
     file: Arc<dyn File>,
     salt: u32,
+}
+
+/// How a segment ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tail {
+    /// It takes more records.
+    Open,
+    /// It takes no more records.
+    Sealed,
+    /// And has its footer.
+    Footed,
+}
+
+/// What of a segment is not known to be on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsynced {
+    /// All is.
+    Nothing,
+    /// Records.
+    Records,
+    /// Records, and the file's name.
+    Name,
 }
 
 /// What stands at a place in a segment.
@@ -191,14 +209,12 @@ impl Segment {
             last: first.saturating_sub(1),
             count: 0,
             end: HEADER,
-            sealed: false,
-            footed: false,
+            tail: Tail::Open,
             newest_ms: 0,
             oldest_ms: 0,
             events: 0,
             // Of what is found at a start nobody knows whether it was synced, its name neither.
-            new: true,
-            dirty: true,
+            unsynced: Unsynced::Name,
             suspect: false,
             damaged: false,
             path,
@@ -228,7 +244,9 @@ impl Segment {
             let _best_effort = self.file.set_len(at);
             return Err(error);
         }
-        self.dirty = true;
+        if self.unsynced == Unsynced::Nothing {
+            self.unsynced = Unsynced::Records;
+        }
         if self.end == HEADER {
             self.oldest_ms = head.seen_ms;
             self.lowest = head.seq;
@@ -243,13 +261,14 @@ impl Segment {
 
     /// Takes no more records.
     pub fn seal(&mut self) {
-        self.sealed = true;
+        if self.tail == Tail::Open {
+            self.tail = Tail::Sealed;
+        }
     }
 
     /// Writes the footer of a segment that takes no more records and whose records are on disk, or will be no later than it.
     pub fn foot(&mut self) -> io::Result<()> {
-        self.sealed = true;
-        if std::mem::replace(&mut self.footed, true) || self.damaged {
+        if std::mem::replace(&mut self.tail, Tail::Footed) == Tail::Footed || self.damaged {
             return Ok(());
         }
         let footer = Head {
@@ -389,7 +408,7 @@ impl Segment {
         self.newest_ms = footer.seen_ms;
         self.events = u64::from(footer.events);
         self.end = self.end.saturating_sub(FOOTER);
-        (self.sealed, self.footed) = (true, true);
+        self.tail = Tail::Footed;
     }
 
     /// Reads all records; the segment then ends behind the last one. What lies behind is cut off by the next append.

@@ -83,6 +83,8 @@ pub(super) struct Duties {
     pub(super) dead: bool,
     /// When ages and files were last looked at.
     pub(super) looked: Option<Instant>,
+    /// The mark could not be written when that was last tried.
+    pub(super) mark_failed: bool,
     /// The mark itself could not be synced.
     pub(super) mark_suspect: bool,
     /// Not before then are files rescued again.
@@ -223,6 +225,10 @@ impl State {
             body,
         };
         let bytes = batch.body.len() as u64 + record::HEAD as u64;
+        let now = self.host.now();
+        if self.duties.looked.is_none_or(|last| now >= last + LOOK_EVERY) {
+            self.look_for_files(now);
+        }
         let (seen, segment, live) = (self.seen_ms(), self.config.segment_bytes(), self.live);
         let room = self.make_room(draft.collector, bytes);
         let memory = self.logs.values().map(Log::memory_bytes).sum::<usize>() + batch.body.len();
@@ -353,15 +359,18 @@ impl State {
         let body = self.body();
         let Some(folder) = self.folder.as_mut() else { return false };
         let written = folder.mark.write(&body);
-        self.duties.mark = None;
         let now = self.host.now();
         self.duties.mark_sync.get_or_insert((now, 0));
-        let failed = written.err();
-        let ok = failed.is_none();
-        if !ok {
-            self.disk_trouble(failed);
+        // What could not be written is due again.
+        self.duties.mark_failed = written.is_err();
+        self.duties.mark = written.is_err().then_some(now);
+        match written {
+            Ok(()) => true,
+            Err(error) => {
+                self.disk_trouble(Some(error));
+                false
+            }
         }
-        ok
     }
 
     fn waits(&self) -> bool {
@@ -384,7 +393,7 @@ impl State {
         let now = || self.host.now();
         let sync = self.duties.unsynced.values().min().map(|since| *since + self.config.sync_after);
         let mark = self.duties.mark.map(|since| since + MARK_AFTER);
-        let dead = (self.duties.dead && !self.duties.mark_suspect).then(now);
+        let dead = (self.duties.dead && !self.duties.mark_suspect && !self.duties.mark_failed).then(now);
         let look = self.waits().then(|| self.duties.looked.map_or_else(now, |last| last + LOOK_EVERY));
         let rescue = self.needs_rescue().then(|| self.duties.rescue.unwrap_or_else(now));
         [sync, mark, self.mark_sync_at(), dead, look, rescue].into_iter().flatten().min()
@@ -393,9 +402,8 @@ impl State {
     pub(super) fn due(&mut self, now: Instant) -> Due {
         let mark_due = self.mark_sync_at().is_some_and(|at| now >= at);
         if mark_due || self.duties.looked.is_none_or(|last| now >= last + LOOK_EVERY) {
-            self.duties.looked = Some(now);
+            self.look_for_files(now);
             self.age();
-            self.look_for_files();
         }
         let sync_after = self.config.sync_after;
         let due = self.duties.unsynced.iter().filter(|(_, since)| now >= **since + sync_after);
@@ -408,19 +416,19 @@ impl State {
             }
         }
         let rescue = self.begin_rescue(now);
+        let dead = self.duties.dead && !self.duties.mark_suspect;
+        let sync_mark = dead || mark_due && !self.duties.mark_suspect;
+        let mut written = true;
+        if sync_mark || self.duties.mark.is_some_and(|since| now >= since + MARK_AFTER) {
+            written = self.write_mark();
+        }
+        // A mark that cannot be written or synced does not let go of what it speaks of.
+        let mark = self.folder.as_ref().filter(|_| sync_mark && written).map(|folder| folder.mark.to_sync());
         let mut dead = Vec::new();
-        // A mark that cannot be synced does not let go of what it speaks of.
-        if !self.duties.mark_suspect {
-            dead.extend(self.logs.values_mut().flat_map(|log| log.dead.drain(..)));
-            self.duties.dead = false;
-        }
-        let must = !dead.is_empty() || mark_due && !self.duties.mark_suspect;
-        if must || self.duties.mark.is_some_and(|since| now >= since + MARK_AFTER) {
-            self.write_mark();
-        }
-        let mark = self.folder.as_ref().filter(|_| must).map(|folder| folder.mark.to_sync());
         if mark.is_some() {
             self.duties.mark_sync = None;
+            self.duties.dead = false;
+            dead.extend(self.logs.values_mut().flat_map(|log| log.dead.drain(..)));
         }
         Due { sync, rescue, mark, dead }
     }

@@ -66,7 +66,9 @@ impl State {
     /// The mark was synced: what it speaks of as settled may go.
     pub(in crate::spool) fn mark_synced(&mut self, generation: u64, dead: Vec<Segment>) {
         if self.folder.as_mut().is_some_and(|folder| folder.mark.synced(generation)) {
-            dead.iter().for_each(|segment| self.bury(segment));
+            for segment in &dead {
+                self.bury(segment);
+            }
         } else {
             self.keep_dead(dead);
         }
@@ -108,15 +110,26 @@ impl State {
     }
 
     /// Sees whether somebody took files away while they are in use.
-    pub(super) fn look_for_files(&mut self) {
+    pub(super) fn look_for_files(&mut self, now: Instant) {
+        self.duties.looked = Some(now);
         if self.folder.as_ref().is_some_and(|folder| !folder.is_there()) {
-            self.duties.mark_suspect = true;
             warn!(dir = %self.config.dir.display(), "somebody took the spool's folder or files in it away; they are made anew");
+            self.duties.mark_suspect = true;
+            // Without the agent's id in it, what is written from now on would be a stranger's.
+            self.renew_mark();
         }
         for (name, log) in &mut self.logs {
             if log.miss() {
                 warn!(collector = %name, "somebody took files of the spool away; what waits in them is written anew");
             }
+        }
+    }
+
+    fn renew_mark(&mut self) {
+        let (body, host, agent) = (self.body(), Arc::clone(&self.host), self.agent);
+        match self.folder.as_mut().map_or(Ok(()), |folder| folder.renew(&*host, agent, &body)) {
+            Ok(()) => self.duties.mark_suspect = false,
+            Err(error) => self.not_safe(chain(&error)),
         }
     }
 
@@ -130,12 +143,8 @@ impl State {
             return Vec::new();
         }
         self.duties.rescue = Some(now + RESCUE_AFTER);
-        let (body, host, agent) = (self.body(), Arc::clone(&self.host), self.agent);
         if self.duties.mark_suspect {
-            match self.folder.as_mut().map_or(Ok(()), |folder| folder.renew(&*host, agent, &body)) {
-                Ok(()) => self.duties.mark_suspect = false,
-                Err(error) => self.not_safe(chain(&error)),
-            }
+            self.renew_mark();
         }
         let copies = self
             .logs

@@ -114,6 +114,12 @@ impl Play {
         }
     }
 
+    fn steps(&mut self, steps: &[Step]) {
+        for step in steps {
+            self.step(step);
+        }
+    }
+
     fn step(&mut self, step: &Step) {
         let spool = self.spool.as_ref().expect("it runs");
         match step {
@@ -228,14 +234,14 @@ fn steps(rare: impl Strategy<Value = Step> + 'static) -> impl Strategy<Value = V
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 2000, verbose: 0, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
     #[test]
     fn power_cuts_cost_only_what_was_younger_than_sync_after(
         steps in steps(prop_oneof![3 => any::<u64>().prop_map(Step::Cut), 1 => Just(Step::Kill), 1 => Just(Step::Stop)])
     ) {
         let mut play = Play::new(1 << 30);
-        steps.iter().for_each(|step| play.step(step));
+        play.steps(&steps);
         let declared = play.end();
         prop_assert!(reasons(&declared).is_subset(&[Reason::Power].into()), "{:?}", reasons(&declared));
     }
@@ -247,7 +253,7 @@ proptest! {
         let mut play = Play::new(1 << 30);
         let mut faults = faults.into_iter();
         for step in &steps {
-            if !matches!(step, Step::Kill | Step::Wipe) && play.sim.calls() % 3 == 0 && let Some(in_calls) = faults.next() {
+            if !matches!(step, Step::Kill | Step::Wipe) && play.sim.calls().is_multiple_of(3) && let Some(in_calls) = faults.next() {
                 play.sim.set(Fault::Nth(play.sim.calls() + in_calls % 40));
             }
             play.step(step);
@@ -279,7 +285,7 @@ fn day() -> Vec<Step> {
 fn a_kill_at_any_call_costs_nothing() {
     let whole = {
         let mut play = Play::new(1 << 30);
-        day().iter().for_each(|step| play.step(step));
+        play.steps(&day());
         play.sim.calls()
     };
     assert!(whole > 150, "{whole} calls");
@@ -306,7 +312,7 @@ fn a_kill_at_any_call_costs_nothing() {
 fn a_power_cut_at_any_call_costs_only_what_was_young() {
     let whole = {
         let mut play = Play::new(1 << 30);
-        day().iter().for_each(|step| play.step(step));
+        play.steps(&day());
         play.sim.calls()
     };
     for at in 0..whole {
@@ -329,13 +335,13 @@ fn a_power_cut_at_any_call_costs_only_what_was_young() {
 fn any_one_call_that_fails_costs_nothing_and_is_got_over() {
     let whole = {
         let mut play = Play::new(1 << 30);
-        day().iter().for_each(|step| play.step(step));
+        play.steps(&day());
         play.sim.calls()
     };
     for at in 0..whole {
         let mut play = Play::new(1 << 30);
         play.sim.set(Fault::Nth(at));
-        day().iter().for_each(|step| play.step(step));
+        play.steps(&day());
         let declared = play.end();
         assert!(reasons(&declared).is_subset(&[Reason::DiskFull].into()), "call {at} failed: {declared:?}");
     }

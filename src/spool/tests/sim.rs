@@ -335,7 +335,9 @@ impl Host for Sim {
         let (here, elsewhere) = pending.into_iter().partition(|(folder, _)| folder == path);
         world.pending = elsewhere;
         let here: Vec<(PathBuf, Naming)> = here;
-        here.iter().for_each(|(_, naming)| world.kept.apply(naming));
+        for (_, naming) in &here {
+            world.kept.apply(naming);
+        }
         Ok(())
     }
 
@@ -399,7 +401,9 @@ impl File for Handle {
         let Inode { kept, pending, .. } = &mut world.inodes[self.inode];
         let pending = std::mem::take(pending);
         if asked.is_ok() {
-            pending.iter().for_each(|change| apply(kept, change));
+            for change in &pending {
+                apply(kept, change);
+            }
         }
         asked
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
+use rustix::process::Signal;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -13,6 +14,8 @@ use super::{Failure, Outcome};
 use crate::{
     agent::{self, Reload},
     config::{Loaded, Mistakes},
+    secret::Secret,
+    settings::Mistake,
     spool,
 };
 
@@ -33,11 +36,14 @@ impl Arguments {
     /// Why it could not run, or ended by itself.
     pub fn run(self, loaded: Loaded, load: impl Fn() -> Result<Loaded, Mistakes>) -> Outcome {
         let Self {} = self;
+        secrets(&loaded)?;
         let runtime = super::runtime()?;
         let (stop, stopped) = watch::channel(false);
         let (reload, reloads) = mpsc::channel(1);
         let config = loaded.config.clone();
         let result = runtime.block_on(async {
+            // Heard, it does not end the process: a file that may not grow (RLIMIT_FSIZE) is a full disk like any other.
+            let _heard = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
             let agent = agent::run(config, stopped, reloads);
             tokio::select! {
                 result = agent => result,
@@ -51,6 +57,21 @@ impl Arguments {
             other => Failure::Failed(spool::chain(&other)),
         })
     }
+}
+
+/// A secret that cannot be read is a bad configuration at the start. Later it is an outage: it may be just being rotated.
+fn secrets(loaded: &Loaded) -> Result<(), Mistakes> {
+    let (amqp, postgres) = (&loaded.config.amqp.password_file, &loaded.config.postgres.password_file);
+    let files = [("amqp.password_file", amqp), ("postgres.password_file", postgres)];
+    let unreadable = files.into_iter().filter_map(|(key, path)| {
+        let path = path.as_ref()?;
+        let error = Secret::from_file(path).err()?;
+        let origin = loaded.known.iter().find(|known| known.path == key).map(|known| format!(" ({})", known.origin));
+        let origin = origin.unwrap_or_default();
+        Some(Mistake(format!("{key}{origin} names {}, which cannot be read: {error}", path.display())))
+    });
+    let mistakes: Vec<_> = unreadable.collect();
+    if mistakes.is_empty() { Ok(()) } else { Err(Mistakes(mistakes)) }
 }
 
 enum Never {}

@@ -6,6 +6,7 @@ mod evidence;
 mod folders;
 mod full_disks;
 mod layout;
+mod limits;
 mod power;
 pub(crate) mod report;
 pub(crate) mod scene;

@@ -151,6 +151,42 @@ pub(crate) fn under_strace(inject: &str, files: &[PathBuf]) -> Option<Vec<String
     Some(under)
 }
 
+/// The beginning of a command line whose process has a limit of the system, as `prlimit` names it: `nofile=64`.
+pub(crate) fn under_limit(limit: &str) -> Option<Vec<String>> {
+    let under = vec!["prlimit".to_owned(), format!("--{limit}")];
+    can("limit a process", Command::new(&under[0]).args(&under[1..]).arg("true"))?;
+    Some(under)
+}
+
+/// A control group (version 1) with a limit; removed when dropped, or left behind empty by a killed test.
+#[derive(Debug)]
+pub(crate) struct Group(PathBuf);
+
+impl Group {
+    /// Of one controller, with one of its settings.
+    pub(crate) fn new(controller: &str, setting: &str, value: &str) -> Option<Self> {
+        let path = PathBuf::from(format!("/sys/fs/cgroup/{controller}/pga-{}", std::process::id()));
+        can("make a control group", Command::new("mkdir").arg(&path))?;
+        let group = Self(path);
+        fs::write(group.0.join(setting), value).unwrap();
+        Some(group)
+    }
+
+    /// The beginning of a command line whose process is in the group.
+    pub(crate) fn under(&self) -> Vec<String> {
+        const JOIN: &str = "echo $$ >\"$0\" && exec \"$@\"";
+        let processes = self.0.join("cgroup.procs");
+        ["sh", "-c", JOIN, processes.to_str().unwrap()].map(str::to_owned).into()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Only an empty one can be removed, and a process that was killed is there a moment longer.
+        wait_for("the control group is empty", Duration::from_secs(20), || fs::remove_dir(&self.0).is_ok());
+    }
+}
+
 /// What strace is told of calls, and of the files that they must concern, if any.
 fn calls(inject: &str, files: &[PathBuf]) -> Vec<String> {
     let names = inject.split(':').next().unwrap();

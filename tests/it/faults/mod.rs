@@ -7,6 +7,7 @@ mod folders;
 mod full_disks;
 mod layout;
 mod limits;
+mod order;
 mod power;
 pub(crate) mod report;
 pub(crate) mod scene;

@@ -151,6 +151,15 @@ pub(crate) fn under_strace(inject: &str, files: &[PathBuf]) -> Option<Vec<String
     Some(under)
 }
 
+/// The beginning of a command line whose calls are written to `log`, descriptors with their paths.
+pub(crate) fn under_log(calls: &str, log: &Path) -> Option<Vec<String>> {
+    let (trace, log) = (format!("trace={calls}"), log.to_str().unwrap());
+    let under = ["strace", "-D", "-f", "-q", "-y", "--seccomp-bpf", "-s", "4", "-o", log, "-e", &trace];
+    let under: Vec<String> = under.map(str::to_owned).into();
+    can("trace a process", Command::new(&under[0]).args(&under[1..]).arg("true"))?;
+    Some(under)
+}
+
 /// The beginning of a command line whose process has a limit of the system, as `prlimit` names it: `nofile=64`.
 pub(crate) fn under_limit(limit: &str) -> Option<Vec<String>> {
     let under = vec!["prlimit".to_owned(), format!("--{limit}")];

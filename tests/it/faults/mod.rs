@@ -2,6 +2,7 @@
 //! that it heals. `tests/README.md` says which row of the matrix of faults each one is.
 
 mod broken_disks;
+mod disk_figures;
 mod evidence;
 mod folders;
 mod full_disks;

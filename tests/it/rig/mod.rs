@@ -141,7 +141,7 @@ fn command_as(user: &str, program: &Path) -> Command {
 
 /// Runs to its end what must succeed, and returns what it printed.
 #[track_caller]
-fn must(command: &mut Command) -> String {
+pub(crate) fn must(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(

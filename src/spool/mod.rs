@@ -40,7 +40,7 @@ use std::{
 };
 
 use tokio::sync::Notify;
-use tracing::error;
+use tracing::{error, info};
 use uuid::Uuid;
 
 pub use config::{Config, WhenFull};
@@ -116,6 +116,8 @@ pub struct Spool {
     pub ready: Notify,
     /// Something is to be done by [`Spool::keep`].
     pub duty: Notify,
+    /// The folder could not be used when this run began, and now it can be: by a run that begins anew.
+    pub usable: Notify,
     state: Mutex<State>,
 }
 
@@ -146,10 +148,17 @@ impl Spool {
             state.adopt(opened);
         }
         if let Some(trouble) = trouble {
-            error!(%trouble, "the spool cannot be used: until a restart with one that can, what is not confirmed is in memory only");
+            error!(%trouble, "the spool cannot be used: until it can, what is not confirmed is in memory only");
             state.trouble.writing = Some(trouble);
         }
-        Ok(Self { agent: state.agent, run_id, ready: Notify::new(), duty: Notify::new(), state: Mutex::new(state) })
+        Ok(Self {
+            agent: state.agent,
+            run_id,
+            ready: Notify::new(),
+            duty: Notify::new(),
+            usable: Notify::new(),
+            state: Mutex::new(state),
+        })
     }
 
     /// Numbers a message, keeps it, and lets the publisher have it. `encode` makes the body for its `seq`.
@@ -292,6 +301,7 @@ impl Spool {
     /// Does what is due: syncs what is not acked, writes and syncs the mark, unlinks settled segments, declares what is too
     /// old. Blocks on the disk, but holds nothing up while it does.
     pub fn keep(&self) {
+        self.try_folder();
         let (due, host) = {
             let mut state = self.state();
             let now = state.host.now();
@@ -322,6 +332,24 @@ impl Spool {
             }
         }
         self.state().see_safety();
+    }
+
+    /// Where the folder could not be used: sees whether it can be by now.
+    fn try_folder(&self) {
+        let (host, path) = {
+            let mut state = self.state();
+            if !state.try_folder() {
+                return;
+            }
+            (Arc::clone(&state.host), state.config.dir.clone())
+        };
+        match folder::open(&host, &path, self.run_id, &[]) {
+            Ok(_closed_again) => {
+                info!(dir = %path.display(), "the spool can be used");
+                self.usable.notify_one();
+            }
+            Err(error) => self.state().trouble.writing = Some(chain(&error)),
+        }
     }
 
     /// An orderly end: writes and syncs all that is known.

@@ -5,6 +5,8 @@
 //!             agent                 the agent's id
 //!             mark                  given, acked, lost, runs: see [`mark`]
 //!             <collector>/<run counter>-<first seq>.seg    see [`segment`], [`header`], [`record`]
+//!             <collector>/….seg.damaged    set aside for whoever wants to look: the first to go when space runs out
+//!             *.new                 not finished; thrown away at the next start
 //! ```
 //!
 //! Every message takes the same way: it is numbered and appended to its log, `given` is written, and only then may it be
@@ -12,10 +14,13 @@
 //! nothing at rest and causes next to no writes. What is not acked within `spool.sync_after` is synced.
 //!
 //! Order that the promise rests on: record before `given` before publishing; the mark before a cut-back; the mark synced
-//! before a segment is unlinked. So a killed agent finds everything, and after a power cut (another boot id) only what
-//! was younger than `spool.sync_after` can be gone, and is declared.
+//! before a segment is unlinked; records synced before their footer. So a killed agent finds everything, and after a power
+//! cut (another boot id) only what was younger than `spool.sync_after` can be gone, and is declared: from what the mark, at
+//! most a minute old, knows to be settled or the log still holds, up to the run's end.
 //!
-//! A folder that cannot be used, or a disk that is full, does not stop the agent: it goes on from memory, and says so.
+//! What fails is got over: a file that could not be synced, or that somebody took away, is written anew to another one
+//! ([`log`]'s rescue); a folder that cannot be used, or a disk that is full, leaves the agent running from memory, which it
+//! says, until that has passed. All of it goes through [`host`], so that tests can put a machine there that loses power.
 
 mod config;
 pub mod folder;

@@ -60,21 +60,39 @@ pub struct Reload {
     pub changed: Vec<String>,
 }
 
-/// Runs the agent until `stop` is true.
+/// Runs the agent until `stop` is true: once, or anew where the spool's folder could not be used at first and then can be.
 ///
 /// # Errors
 /// Why it cannot run: another agent has the spool, or one of its own parts ended.
 pub async fn run(
-    config: Config,
+    mut config: Config,
     mut stop: watch::Receiver<bool>,
     mut reloads: mpsc::Receiver<Reload>,
 ) -> Result<(), Error> {
+    while run_once(&mut config, &mut stop, &mut reloads).await? == End::FolderUsable {}
+    Ok(())
+}
+
+/// Why a run ended in good order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It was asked to.
+    Stopped,
+    /// The spool's folder can be used by now.
+    FolderUsable,
+}
+
+async fn run_once(
+    config: &mut Config,
+    stop: &mut watch::Receiver<bool>,
+    reloads: &mut mpsc::Receiver<Reload>,
+) -> Result<End, Error> {
     let routing_key = config.amqp.routing_key.fill(&config.agent.name, &config.agent.labels);
     let routing_key = routing_key.map_err(Error::RoutingKey)?;
     let health = Arc::new(Health::default());
     let database = postgres::Database::new(&config.postgres, &config.retry)?;
     let spool = Arc::new(Spool::open(config.spool.clone(), collectors::by_importance())?);
-    let speaker = speaker(&config, Some(spool.agent.to_string()), spool.run_id.to_string());
+    let speaker = speaker(config, Some(spool.agent.to_string()), spool.run_id.to_string());
     info!(version = env!("CARGO_PKG_VERSION"), agent_id = %spool.agent, run_id = %spool.run_id, "started");
     let (samples, receiver) = channel(config.publisher.channel_capacity);
     let context = Context { postgres: database, texts: config.privacy.clone(), health: Arc::clone(&health) };
@@ -87,7 +105,7 @@ pub async fn run(
         health: Arc::clone(&health),
     };
     publisher.expect_broker();
-    say(&samples, &health, Occasion::Started, &config).await;
+    say(&samples, &health, Occasion::Started, config).await;
 
     let intake = Intake::new(&config.publisher, speaker.clone(), Arc::clone(&spool), Arc::clone(&health));
     let mut intake = tokio::spawn(intake.run(receiver));
@@ -95,26 +113,28 @@ pub async fn run(
     let mut publisher = tokio::spawn(publisher.run(phases));
     let mut keeper = tokio::spawn(keep(Arc::clone(&spool)));
     let max_event_bytes = Batcher::max_event_bytes(&config.publisher.batch, speaker.envelope());
-    let mut looks = Looks::start(&config, context, samples.clone(), max_event_bytes);
+    let mut looks = Looks::start(config, context, samples.clone(), max_event_bytes);
 
     let ended = loop {
         tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => break None,
-            _ = &mut intake => break Some("intake"),
-            _ = &mut publisher => break Some("publisher"),
-            _ = &mut keeper => break Some("spool's keeper"),
-            () = looks.ended() => break Some("collectors' schedule"),
-            Some(reload) = reloads.recv() => looks.reload(&reload),
+            _ = stop.wait_for(|stop| *stop) => break Ok(End::Stopped),
+            () = spool.usable.notified() => break Ok(End::FolderUsable),
+            _ = &mut intake => break Err("intake"),
+            _ = &mut publisher => break Err("publisher"),
+            _ = &mut keeper => break Err("spool's keeper"),
+            () = looks.ended() => break Err("collectors' schedule"),
+            Some(reload) = reloads.recv() => {
+                looks.reload(&reload);
+                *config = reload.config;
+            }
         }
     };
-    if let Some(part) = ended {
-        return Err(Error::Ended(part));
-    }
-    info!("stopping");
+    let ended = ended.map_err(Error::Ended)?;
+    info!(reason = ?ended, "stopping");
     let until = Instant::now() + config.agent.shutdown_timeout;
     looks.stop().await;
-    say(&samples, &health, Occasion::Stopping, &config).await;
+    say(&samples, &health, Occasion::Stopping, config).await;
     drop(samples);
     ended_well("intake", intake.await);
     // Nobody may be left to hear it: then there is nothing to drain either.
@@ -125,7 +145,7 @@ pub async fn run(
     ended_well("spool", tokio::task::spawn_blocking(move || close.close()).await);
     let left = spool.status();
     info!(messages_left = left.messages, "stopped; what is left is in the spool");
-    Ok(())
+    Ok(ended)
 }
 
 /// Who speaks in this run's messages.

@@ -60,7 +60,7 @@ pub fn open(host: &Arc<dyn Host>, path: &Path, run_id: Uuid, known: &[&str]) -> 
     host.make_folder(path).map_err(|source| failed(path, source))?;
     let lock = lock(&**host, path)?;
     let agent = agent_id(&**host, path).map_err(|source| failed(&path.join(AGENT), source))?;
-    let (mark, marked) = Mark::open(&**host, &path.join(MARK)).map_err(|source| failed(&path.join(MARK), source))?;
+    let (mark, marked) = own_mark(&**host, path, agent).map_err(|source| failed(&path.join(MARK), source))?;
     let mut aside = Vec::new();
     let mut found = find(&**host, path, agent, &mut aside).map_err(|source| failed(path, source))?;
     let mut body = marked.body.clone().unwrap_or_default();
@@ -90,6 +90,19 @@ pub fn open(host: &Arc<dyn Host>, path: &Path, run_id: Uuid, known: &[&str]) -> 
         logs.insert(collector, Log::new(Arc::clone(host), owner, path.join(&name), segments, runs));
     }
     Ok(Opened { folder: Folder { path: path.to_owned(), mark, lock }, agent, body, run, logs, losses, aside })
+}
+
+/// The mark, and what it says if it is this agent's.
+fn own_mark(host: &dyn Host, folder: &Path, agent: Uuid) -> io::Result<(Mark, Marked)> {
+    let path = folder.join(MARK);
+    let (mut mark, marked) = Mark::open(host, &path)?;
+    let of = marked.body.as_ref().map_or(agent, |body| body.agent);
+    if of == agent {
+        return Ok((mark, marked));
+    }
+    warn!(path = %path.display(), agent = %of, "is another agent's mark and is not believed: what waits here comes again");
+    mark.clear_places()?;
+    Ok((mark, Marked::default()))
 }
 
 const AGENT: &str = "agent";

@@ -42,6 +42,9 @@ const RANGES: usize = 64;
 /// What the slots hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Body {
+    /// Whose mark it is: another agent's says nothing about what is in this folder.
+    #[serde(default)]
+    pub agent: Uuid,
     /// `/proc/sys/kernel/random/boot_id` when it was written: another one means that what was not synced is gone.
     pub boot: String,
     /// Whether the agent stopped in order: nothing of it can be missing after a power cut.
@@ -178,6 +181,12 @@ impl Mark {
         host.rename(&draft, path)?;
         *self = fresh;
         Ok(())
+    }
+
+    /// Forgets the places of another agent's logs.
+    pub fn clear_places(&mut self) -> io::Result<()> {
+        self.places.fill(None);
+        self.file.write_all_at(&[0; LOGS * PLACE], 0)
     }
 
     /// Whether the file still has its name.

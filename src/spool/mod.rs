@@ -5,6 +5,8 @@
 //!             agent                 the agent's id
 //!             mark                  given, acked, lost, runs: see [`mark`]
 //!             <collector>/<run counter>-<first seq>.seg    see [`segment`], [`header`], [`record`]
+//!             <collector>/….seg.damaged    set aside for whoever wants to look: the first to go when space runs out
+//!             *.new                 not finished; thrown away at the next start
 //! ```
 //!
 //! Every message takes the same way: it is numbered and appended to its log, `given` is written, and only then may it be
@@ -12,10 +14,13 @@
 //! nothing at rest and causes next to no writes. What is not acked within `spool.sync_after` is synced.
 //!
 //! Order that the promise rests on: record before `given` before publishing; the mark before a cut-back; the mark synced
-//! before a segment is unlinked. So a killed agent finds everything, and after a power cut (another boot id) only what
-//! was younger than `spool.sync_after` can be gone, and is declared.
+//! before a segment is unlinked; records synced before their footer. So a killed agent finds everything, and after a power
+//! cut (another boot id) only what was younger than `spool.sync_after` can be gone, and is declared: from what the mark, at
+//! most a minute old, knows to be settled or the log still holds, up to the run's end.
 //!
-//! A folder that cannot be used, or a disk that is full, does not stop the agent: it goes on from memory, and says so.
+//! What fails is got over: a file that could not be synced, or that somebody took away, is written anew to another one
+//! ([`log`]'s rescue); a folder that cannot be used, or a disk that is full, leaves the agent running from memory, which it
+//! says, until that has passed. All of it goes through [`host`], so that tests can put a machine there that loses power.
 
 mod config;
 pub mod folder;
@@ -40,7 +45,7 @@ use std::{
 };
 
 use tokio::sync::Notify;
-use tracing::error;
+use tracing::{error, info};
 use uuid::Uuid;
 
 pub use config::{Config, WhenFull};
@@ -116,6 +121,8 @@ pub struct Spool {
     pub ready: Notify,
     /// Something is to be done by [`Spool::keep`].
     pub duty: Notify,
+    /// The folder could not be used when this run began, and now it can be: by a run that begins anew.
+    pub usable: Notify,
     state: Mutex<State>,
 }
 
@@ -146,10 +153,17 @@ impl Spool {
             state.adopt(opened);
         }
         if let Some(trouble) = trouble {
-            error!(%trouble, "the spool cannot be used: until a restart with one that can, what is not confirmed is in memory only");
+            error!(%trouble, "the spool cannot be used: until it can, what is not confirmed is in memory only");
             state.trouble.writing = Some(trouble);
         }
-        Ok(Self { agent: state.agent, run_id, ready: Notify::new(), duty: Notify::new(), state: Mutex::new(state) })
+        Ok(Self {
+            agent: state.agent,
+            run_id,
+            ready: Notify::new(),
+            duty: Notify::new(),
+            usable: Notify::new(),
+            state: Mutex::new(state),
+        })
     }
 
     /// Numbers a message, keeps it, and lets the publisher have it. `encode` makes the body for its `seq`.
@@ -292,6 +306,7 @@ impl Spool {
     /// Does what is due: syncs what is not acked, writes and syncs the mark, unlinks settled segments, declares what is too
     /// old. Blocks on the disk, but holds nothing up while it does.
     pub fn keep(&self) {
+        self.try_folder();
         let (due, host) = {
             let mut state = self.state();
             let now = state.host.now();
@@ -322,6 +337,24 @@ impl Spool {
             }
         }
         self.state().see_safety();
+    }
+
+    /// Where the folder could not be used: sees whether it can be by now.
+    fn try_folder(&self) {
+        let (host, path) = {
+            let mut state = self.state();
+            if !state.try_folder() {
+                return;
+            }
+            (Arc::clone(&state.host), state.config.dir.clone())
+        };
+        match folder::open(&host, &path, self.run_id, &[]) {
+            Ok(_closed_again) => {
+                info!(dir = %path.display(), "the spool can be used");
+                self.usable.notify_one();
+            }
+            Err(error) => self.state().trouble.writing = Some(chain(&error)),
+        }
     }
 
     /// An orderly end: writes and syncs all that is known.

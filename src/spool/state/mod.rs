@@ -87,6 +87,8 @@ pub(super) struct Duties {
     pub(super) mark_failed: bool,
     /// The mark itself could not be synced.
     pub(super) mark_suspect: bool,
+    /// When a folder that could not be used is tried again.
+    pub(super) folder: Option<Instant>,
     /// Not before then are files rescued again.
     pub(super) rescue: Option<Instant>,
 }
@@ -101,7 +103,7 @@ const MARK_SYNC_AT_REST: Duration = Duration::from_secs(60);
 const MARK_SYNC_MESSAGES: u32 = 64;
 /// How often the age of what waits, and whether all files are there, is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How long it takes until files are rescued again after that failed.
+/// How long it takes until files are rescued again after that failed, and until an unusable folder is tried again.
 const RESCUE_AFTER: Duration = Duration::from_secs(10);
 /// What may be in memory only, all logs together, while the disk is full.
 const MEMORY_BYTES: usize = 8 << 20;
@@ -396,7 +398,18 @@ impl State {
         let dead = (self.duties.dead && !self.duties.mark_suspect && !self.duties.mark_failed).then(now);
         let look = self.waits().then(|| self.duties.looked.map_or_else(now, |last| last + LOOK_EVERY));
         let rescue = self.needs_rescue().then(|| self.duties.rescue.unwrap_or_else(now));
-        [sync, mark, self.mark_sync_at(), dead, look, rescue].into_iter().flatten().min()
+        let folder = self.folder.is_none().then(|| self.duties.folder.unwrap_or_else(now));
+        [sync, mark, self.mark_sync_at(), dead, look, rescue, folder].into_iter().flatten().min()
+    }
+
+    /// Whether a folder that could not be used is to be tried again now.
+    pub(super) fn try_folder(&mut self) -> bool {
+        let now = self.host.now();
+        let due = self.folder.is_none() && self.duties.folder.is_some_and(|at| now >= at);
+        if due || self.duties.folder.is_none() {
+            self.duties.folder = Some(now + RESCUE_AFTER);
+        }
+        due
     }
 
     pub(super) fn due(&mut self, now: Instant) -> Due {

@@ -20,6 +20,7 @@ impl State {
         let earlier = self.runs.iter().map(|(&run, &(id, told))| Run { counter: run, id, told, logs: logs(run) });
         let current = Run { counter: self.run, id: self.run_id, told: false, logs: logs(self.run) };
         Body {
+            agent: self.agent,
             boot: self.boot.clone(),
             stopped: self.stopped,
             seen_ms: self.seen_ms(),

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use proptest::prelude::*;
 
 use super::{
@@ -150,6 +151,11 @@ impl Play {
                 self.pass(130_000);
             }
         }
+    }
+
+    /// Whether it was said that the folder can be used.
+    fn usable(&self) -> Option<()> {
+        self.spool().usable.notified().now_or_never()
     }
 
     fn kill(&mut self) {
@@ -377,4 +383,37 @@ fn what_is_in_memory_on_a_full_disk_is_declared_as_that_when_the_agent_is_killed
     let declared = play.end();
     assert_eq!(declared.len(), 3, "{declared:?}");
     assert_eq!(reasons(&declared), [Reason::DiskFull].into());
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_is_tried_again_until_it_can() {
+    let sim = Sim::new();
+    sim.set(Fault::Every(Call::Open));
+    let spool = Spool::open_on(Arc::new(sim.clone()), config(Path::new(DIR), 1 << 30), LOGS.to_vec()).expect("it runs");
+    let mut play = Play { sim, spool: Some(spool), ..Play::new(1 << 30) };
+    play.pass(25_000);
+    assert!(play.spool().trouble().is_some_and(|trouble| trouble.contains("lock")));
+    assert!(play.usable().is_none());
+    play.sim.set(Fault::Nothing);
+    play.pass(11_000);
+    assert!(play.usable().is_some(), "a run that begins anew can use it");
+    play.kill();
+    assert_eq!(play.spool().trouble(), None);
+}
+
+#[test]
+fn another_agents_mark_is_not_believed() {
+    let (mut own, mut other) = (Play::new(1 << 30), Play::new(1 << 30));
+    for play in [&mut own, &mut other] {
+        (0..5).for_each(|_| play.number(LOGS[1]));
+        play.pass(3000);
+    }
+    for _ in 0..9 {
+        other.number(LOGS[1]);
+    }
+    other.step(&Step::Stop);
+    let mark = Path::new(DIR).join("mark");
+    own.sim.put(&mark, other.sim.bytes(&mark));
+    own.kill();
+    assert_eq!(own.end(), []);
 }

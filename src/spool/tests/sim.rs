@@ -185,6 +185,20 @@ impl Sim {
         world.seen = world.kept.clone();
     }
 
+    /// What a file holds.
+    pub(super) fn bytes(&self, path: &Path) -> Vec<u8> {
+        let world = self.world();
+        world.inodes[world.seen.files[path]].seen.clone()
+    }
+
+    /// Somebody puts another content into a file.
+    pub(super) fn put(&self, path: &Path, bytes: Vec<u8>) {
+        let mut world = self.world();
+        let inode = world.seen.files[path];
+        (world.inodes[inode].kept, world.inodes[inode].pending) = (bytes.clone(), Vec::new());
+        world.inodes[inode].seen = bytes;
+    }
+
     /// Somebody takes all files and folders away.
     pub(super) fn wipe(&self) {
         let mut world = self.world();

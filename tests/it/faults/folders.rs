@@ -181,6 +181,16 @@ async fn a_mark_of_an_earlier_time_loses_nothing_and_leaves_no_gap_undeclared() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mark_of_another_agent_says_nothing_and_is_told() {
+    let stranger = Left::behind("strange-mark", (11, "a stranger's mark"), "", 3).await;
+    let left = Left::behind("own-mark", (11, "another agent's mark"), "", 3).await;
+    fs::copy(stranger.spool().join("mark"), left.spool().join("mark")).unwrap();
+    let evidence = left.goes_on().await;
+    assert_eq!(declared(&evidence), []);
+    assert!(left.scene.log().contains("another agent"), "{}", left.scene.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn segments_of_a_past_that_is_settled_come_again_and_a_strangers_do_not() {
     let stranger = Left::behind("stranger", (12, "a stranger's folder"), "", 3).await;
     let left = Left::behind("past", (12, "segments of the past, of a stranger"), "", 3).await;

@@ -12,3 +12,4 @@ mod order;
 mod power;
 pub(crate) mod report;
 pub(crate) mod scene;
+mod upgrades;

@@ -10,6 +10,7 @@
 //! before a record that rises are damage.
 
 mod copy;
+mod find;
 
 use std::{
     cell::RefCell,
@@ -19,12 +20,12 @@ use std::{
 };
 
 pub use copy::{Copy, DRAFT};
+pub use find::{Found, OpenError};
 
 use super::{
-    header::{self, FORMAT, HEADER, HEADER_LEN, Owner},
+    header::{self, HEADER, HEADER_LEN, Owner},
     host::{File, Host, Open, read_around},
-    ranges::Ranges,
-    record::{self, HEAD, Head, field},
+    record::{self, HEAD, Head},
 };
 use crate::units::Time;
 
@@ -100,44 +101,6 @@ pub enum Step {
     End,
 }
 
-/// Why a file is no segment that can be used.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Made by a newer version of the agent.
-    #[error("{path} has format {found}, this version knows up to {FORMAT}")]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        found: u16,
-    },
-    /// The header is not what was written.
-    #[error("the header of {path} is damaged")]
-    Header {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file could not be read.
-    #[error("cannot read {path}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-}
-
-/// A segment as it was found, and which numbers it holds.
-#[derive(Debug)]
-pub struct Found {
-    /// The segment, its end where the last record ends.
-    pub segment: Segment,
-    /// The `seq`s of its records. Of a full segment that its footer vouches for: first to last.
-    pub held: Ranges,
-    /// The `seq`s that damage took.
-    pub damaged: Ranges,
-}
-
 /// Where a damaged segment is kept.
 pub fn aside(path: &Path) -> PathBuf {
     path.with_extension("seg.damaged")
@@ -172,37 +135,6 @@ impl Segment {
         let path = folder.join(Self::name(owner.run, first));
         let file = begin(&**host, &path, &owner, first)?;
         Ok(Self::over(Arc::clone(host), path, file, owner, first))
-    }
-
-    /// Opens a file and finds out what it holds: by its footer, or by reading it all.
-    pub fn open(host: &Arc<dyn Host>, path: &Path) -> Result<Found, OpenError> {
-        let io = |source| OpenError::Io { path: path.to_owned(), source };
-        let file = host.open(path, Open::Existing).map_err(io)?;
-        let mut bytes = [0; HEADER_LEN];
-        let size = file.len().map_err(io)?;
-        if size >= HEADER {
-            file.read_exact_at(&mut bytes, 0).map_err(io)?;
-        }
-        let (owner, first) = header::decode(&bytes).map_err(|found| match found {
-            Some(found) => OpenError::Newer { path: path.to_owned(), found },
-            None => OpenError::Header { path: path.to_owned() },
-        })?;
-        let mut segment = Self::over(Arc::clone(host), path.to_owned(), file, owner, first);
-        segment.end = size;
-        if let Some((footer, lowest, count)) = segment.footer(size).map_err(io)? {
-            // With holes (what was published from memory only) the footer does not say which numbers there are.
-            if count == (footer.seq + 1).saturating_sub(lowest) {
-                segment.trust(footer, lowest, count);
-                segment.oldest_ms = segment.peek(HEADER).map_err(io)?.map_or(0, |head| head.seen_ms);
-                segment.unsynced = Unsynced::Nothing;
-                segment.close();
-                let held = Ranges::from_iter([(lowest, footer.seq)]);
-                return Ok(Found { segment, held, damaged: Ranges::default() });
-            }
-        }
-        let (held, damaged) = segment.scan().map_err(io)?;
-        segment.damaged = damaged.count() > 0;
-        Ok(Found { segment, held, damaged })
     }
 
     fn over(host: Arc<dyn Host>, path: PathBuf, file: Arc<dyn File>, owner: Owner, first: u64) -> Self {
@@ -244,6 +176,11 @@ impl Segment {
         let file = self.host.open(&self.path, Open::Existing)?;
         self.file.replace(Some(Arc::clone(&file)));
         Ok(file)
+    }
+
+    /// Closes the file, whatever state it is in: nothing is written any more.
+    pub fn release(&self) {
+        self.file.replace(None);
     }
 
     /// Closes the file of a full segment that is on disk, until somebody asks for it again.
@@ -425,50 +362,5 @@ impl Segment {
             base += (wanted - HEAD + 1) as u64;
         }
         Ok(None)
-    }
-
-    /// The footer at the end of the file, if there is one.
-    fn footer(&self, size: u64) -> io::Result<Option<(Head, u64, u64)>> {
-        let Some(at) = size.checked_sub(FOOTER).filter(|at| *at >= HEADER) else { return Ok(None) };
-        let footer = self.read(at)?.filter(|(head, payload)| head.footer && payload.len() == 16);
-        let number = |payload: &[u8], at| u64::from_le_bytes(field(payload, at));
-        Ok(footer.map(|(head, payload)| (head, number(&payload, 0), number(&payload, 8))))
-    }
-
-    fn trust(&mut self, footer: Head, lowest: u64, count: u64) {
-        (self.lowest, self.last, self.count) = (lowest, footer.seq, count);
-        self.newest_ms = footer.seen_ms;
-        self.events = u64::from(footer.events);
-        self.end = self.end.saturating_sub(FOOTER);
-        self.tail = Tail::Footed;
-    }
-
-    /// Reads all records; the segment then ends behind the last one. What lies behind is cut off by the next append.
-    fn scan(&mut self) -> io::Result<(Ranges, Ranges)> {
-        let (mut held, mut damaged) = (Ranges::default(), Ranges::default());
-        let (mut at, mut after, mut end, mut hole) = (HEADER, self.first.saturating_sub(1), HEADER, false);
-        loop {
-            match self.step(at, after)? {
-                Step::Record(record, _, next) => {
-                    // Without bytes that are no record between them, numbers are left out on purpose.
-                    if std::mem::take(&mut hole) {
-                        damaged.insert(after + 1, record.seq - 1);
-                    }
-                    if self.count == 0 {
-                        (self.lowest, self.oldest_ms) = (record.seq, record.seen_ms);
-                    }
-                    held.insert(record.seq, record.seq);
-                    self.count += 1;
-                    self.newest_ms = record.seen_ms;
-                    self.events += u64::from(record.events);
-                    (at, after, end) = (next, record.seq, next);
-                }
-                Step::Damaged(next) => (at, hole) = (next, true),
-                Step::End => break,
-            }
-        }
-        self.last = after;
-        self.end = end;
-        Ok((held, damaged))
     }
 }

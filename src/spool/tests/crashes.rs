@@ -320,15 +320,15 @@ fn a_kill_at_any_call_costs_nothing() {
     }
 }
 
-#[test]
-fn a_power_cut_at_any_call_costs_only_what_was_young() {
+/// The power goes at each call of a day in small.
+fn cut_everywhere(max_bytes: u64, may: &[Reason]) {
     let whole = {
-        let mut play = Play::new(1 << 30);
+        let mut play = Play::new(max_bytes);
         play.steps(&day());
         play.sim.calls()
     };
     for at in 0..whole {
-        let mut play = Play::new(1 << 30);
+        let mut play = Play::new(max_bytes);
         play.sim.set(Fault::Dead(at.max(play.sim.calls())));
         for step in day() {
             play.step(&step);
@@ -339,8 +339,18 @@ fn a_power_cut_at_any_call_costs_only_what_was_young() {
         play.cut(&mut Dice(at * 7 + 1));
         play.number(LOGS[1]);
         let declared = play.end();
-        assert!(reasons(&declared).is_subset(&[Reason::Power].into()), "cut at call {at}: {declared:?}");
+        assert!(reasons(&declared).is_subset(&may.iter().copied().collect()), "cut at call {at}: {declared:?}");
     }
+}
+
+#[test]
+fn a_power_cut_at_any_call_costs_only_what_was_young() {
+    cut_everywhere(1 << 30, &[Reason::Power]);
+}
+
+#[test]
+fn a_power_cut_at_any_call_forgets_no_eviction() {
+    cut_everywhere(4_000, &[Reason::Power, Reason::Evicted]);
 }
 
 #[test]

@@ -62,7 +62,7 @@ pub fn open(host: &Arc<dyn Host>, path: &Path, run_id: Uuid, known: &[&str]) -> 
     let agent = agent_id(&**host, path).map_err(|source| failed(&path.join(AGENT), source))?;
     let (mark, marked) = own_mark(&**host, path, agent).map_err(|source| failed(&path.join(MARK), source))?;
     let mut aside = Vec::new();
-    let mut found = find(&**host, path, agent, &mut aside).map_err(|source| failed(path, source))?;
+    let mut found = find(host, path, agent, &mut aside).map_err(|source| failed(path, source))?;
     let mut body = marked.body.clone().unwrap_or_default();
     let highest = |runs: &mut dyn Iterator<Item = u64>| runs.max().unwrap_or(0);
     let run = 1 + highest(&mut body.runs.iter().map(|run| run.counter))
@@ -194,7 +194,12 @@ fn write_agent_id(host: &dyn Host, folder: &Path, agent: Uuid) -> io::Result<()>
 type Aside = Vec<(PathBuf, u64)>;
 
 /// All segments of this agent by collector, sorted by run and first `seq`.
-fn find(host: &dyn Host, folder: &Path, agent: Uuid, aside: &mut Aside) -> io::Result<BTreeMap<String, Vec<Found>>> {
+fn find(
+    host: &Arc<dyn Host>,
+    folder: &Path,
+    agent: Uuid,
+    aside: &mut Aside,
+) -> io::Result<BTreeMap<String, Vec<Found>>> {
     let mut logs = BTreeMap::new();
     for (name, kind) in host.list(folder)? {
         let path = folder.join(&name);
@@ -218,7 +223,7 @@ fn find(host: &dyn Host, folder: &Path, agent: Uuid, aside: &mut Aside) -> io::R
 }
 
 fn segments(
-    host: &dyn Host,
+    host: &Arc<dyn Host>,
     folder: &Path,
     collector: &str,
     agent: Uuid,

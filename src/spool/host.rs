@@ -43,6 +43,8 @@ pub trait Host: Debug + Send + Sync {
     fn make_folder(&self, path: &Path) -> io::Result<()>;
     /// Names and kinds of all that a folder holds.
     fn list(&self, path: &Path) -> io::Result<Vec<(String, Kind)>>;
+    /// Whether there is something under a name.
+    fn exists(&self, path: &Path) -> bool;
     /// Gives a file another name; a file that has it already is gone then.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Takes a file away.
@@ -122,6 +124,11 @@ impl Host for Machine {
         };
         let named = |entry: fs::DirEntry| (entry.file_name().to_string_lossy().into_owned(), kind(&entry));
         fs::read_dir(path)?.map(|entry| entry.map(named)).collect()
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        // Where it cannot be told, nothing speaks against it.
+        path.try_exists().unwrap_or(true)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -371,6 +371,29 @@ mod tests {
         Ok(())
     }
 
+    #[test]
+    fn what_was_synced_stays_whatever_is_written_later() -> io::Result<()> {
+        for later in 0..6 {
+            let folder = tempfile::tempdir()?;
+            let path = folder.path().join("mark");
+            let (mut mark, _) = Mark::open(&Machine, &path)?;
+            for round in 1..=3 {
+                mark.write(&body(round, 2))?;
+            }
+            let (_, generation) = mark.to_sync();
+            assert!(mark.synced(generation));
+            for round in 4..4 + later {
+                mark.write(&body(round, 2))?;
+            }
+            // The power goes, and nothing that was written since is whole.
+            for (slot, _) in mark.slots.iter().enumerate().filter(|(_, held)| **held > generation) {
+                mark.file.write_all_at(b"torn", slot_at(slot) as u64 + 40)?;
+            }
+            assert_eq!(Mark::open(&Machine, &path)?.1.body, Some(body(3, 2)), "{later} writes later");
+        }
+        Ok(())
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..4096), at in 0usize..4096) {

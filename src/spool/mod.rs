@@ -322,7 +322,7 @@ impl Spool {
             }
         }
         for (collector, original, copy) in due.rescue {
-            let synced = copy.and_then(|copy| copy.file().sync().map(|()| copy));
+            let synced = copy.and_then(|copy| copy.sync().map(|()| copy));
             self.state().rescued(&collector, original, synced);
         }
         if let Some((mark, generation)) = due.mark {

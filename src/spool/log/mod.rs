@@ -294,7 +294,7 @@ impl Log {
         if open.is_none_or(|open| open.end >= segment_bytes && !open.is_empty()) {
             self.roll();
             self.host.make_folder(&self.folder)?;
-            let segment = Segment::create(&*self.host, &self.folder, self.owner.clone(), batch.seq)?;
+            let segment = Segment::create(&self.host, &self.folder, self.owner.clone(), batch.seq)?;
             let read = |cursor: Cursor| {
                 self.segments.back().is_none_or(|open| (key(open), open.end) == (cursor.segment, cursor.at))
             };
@@ -376,10 +376,12 @@ impl Log {
             .segments
             .iter_mut()
             .filter(|segment| segment.unsynced != segment::Unsynced::Nothing && !segment.is_empty());
-        let unsynced = segments.map(|segment| {
+        let unsynced = segments.filter_map(|segment| {
+            // What is unsynced is open, so that this does not fail.
+            let file = segment.file().ok()?;
             let was = std::mem::replace(&mut segment.unsynced, segment::Unsynced::Nothing);
             let folder = (was == segment::Unsynced::Name).then(|| folder.clone());
-            Unsynced { segment: key(segment), file: segment.file(), folder }
+            Some(Unsynced { segment: key(segment), file, folder })
         });
         unsynced.collect()
     }
@@ -394,6 +396,7 @@ impl Log {
         {
             // Without its footer it is read whole at the next start: slower, nothing worse.
             let _slower = full.foot();
+            full.close();
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::{Cursor, Key, Log, Place, key};
+use super::{Cursor, Key, Log, Place, Segment, key};
 use crate::{event::status::Reason, spool::segment::Copy};
 
 impl Log {
@@ -19,16 +19,24 @@ impl Log {
         }
     }
 
-    /// Distrusts files that somebody took away. True where there are some.
+    /// Looks for files that somebody took away: what of them is open is distrusted, the rest is missing. True where there
+    /// are some.
     pub fn miss(&mut self) -> bool {
-        let gone = |segment: &&super::Segment| !segment.suspect && !segment.is_there();
-        let gone: Vec<Key> = self.segments.iter().filter(gone).map(key).collect();
-        for segment in &gone {
+        let gone = |segment: &&Segment| !segment.suspect && !segment.is_there();
+        let (open, closed): (Vec<_>, Vec<_>) = self.segments.iter().filter(gone).partition(|segment| segment.is_open());
+        let open: Vec<Key> = open.into_iter().map(key).collect();
+        let closed: Vec<(Key, u64, u64)> =
+            closed.into_iter().map(|segment| (key(segment), segment.lowest, segment.last)).collect();
+        for segment in &open {
             self.distrust(*segment);
+        }
+        for ((run, _), lowest, last) in &closed {
+            self.lose_range(*run, *lowest, *last, Reason::Missing);
         }
         // One without a record holds nothing that could be copied.
         self.segments.retain(|segment| !(segment.suspect && segment.is_empty()));
-        !gone.is_empty()
+        self.segments.retain(|segment| closed.iter().all(|(gone, ..)| *gone != key(segment)));
+        !open.is_empty() || !closed.is_empty()
     }
 
     /// Whether a file is to be rescued.
@@ -38,10 +46,10 @@ impl Log {
 
     /// Copies what waits in files that are not trusted; to be synced, and then to [replace](Self::replace) them.
     pub fn copies(&self) -> Vec<(Key, io::Result<Copy>)> {
-        let copy = |segment: &super::Segment| {
+        let copy = |segment: &Segment| {
             let run = self.runs.get(&segment.owner.run);
             let waits = |seq| run.is_some_and(|run| !run.settled.contains(seq));
-            self.host.make_folder(&self.folder).and_then(|()| segment.copy(&*self.host, waits))
+            self.host.make_folder(&self.folder).and_then(|()| segment.copy(waits))
         };
         self.segments.iter().filter(|segment| segment.suspect).map(|segment| (key(segment), copy(segment))).collect()
     }
@@ -53,9 +61,9 @@ impl Log {
     pub fn replace(&mut self, original: Key, copy: Copy) -> io::Result<()> {
         let Some(index) = self.segments.iter().position(|segment| key(segment) == original) else {
             // Settled or evicted meanwhile.
-            return copy.discard(&*self.host);
+            return copy.discard();
         };
-        let (mut segment, places, copied) = copy.replace(&*self.host)?;
+        let (mut segment, places, copied) = copy.replace()?;
         let fresh = self.fresh.iter_mut().map(|(_, _, place)| place);
         let held = self.out.values_mut().chain(self.again.values_mut()).map(|held| &mut held.place);
         for place in fresh.chain(held) {

@@ -61,6 +61,9 @@ impl Log {
             return Ok(None);
         };
         let step = segment.step(at, id.seq.saturating_sub(1))?;
+        if self.cursor.is_none_or(|cursor| cursor.segment != key(segment)) {
+            segment.close();
+        }
         self.unreadable = None;
         match step {
             Step::Record(head, body, _) if head.seq == id.seq => Ok(Some(Arc::new(batch(&segment.owner, &head, body)))),
@@ -105,6 +108,7 @@ impl Log {
                     self.damaged(index, run, first, last);
                 }
                 Step::End => {
+                    segment.close();
                     let last = segment.last;
                     let more = self.segments.get(index + 1).map(start);
                     let torn = cursor.at < segment.end && !segment.is_empty();

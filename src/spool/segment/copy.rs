@@ -3,11 +3,7 @@
 use std::{collections::BTreeMap, io, path::PathBuf};
 
 use super::{Segment, Step, Unsynced, begin};
-use crate::spool::{
-    header::HEADER,
-    host::{File, Host, Open},
-    ranges::Ranges,
-};
+use crate::spool::{header::HEADER, ranges::Ranges};
 
 /// What a copy is called until it takes its original's name.
 pub const DRAFT: &str = "seg.new";
@@ -22,21 +18,21 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// The file, to sync it.
-    pub fn file(&self) -> std::sync::Arc<dyn File> {
-        self.segment.file()
+    /// Sees to it that it survives a power cut.
+    pub fn sync(&self) -> io::Result<()> {
+        self.segment.file()?.sync()
     }
 
     /// Gives it the original's name, and tells where records lie (from their place in the original to that in the copy)
     /// and which they are. Only after it was synced.
-    pub fn replace(self, host: &dyn Host) -> io::Result<(Segment, BTreeMap<u64, u64>, Ranges)> {
-        host.rename(&self.draft, self.segment.path())?;
+    pub fn replace(self) -> io::Result<(Segment, BTreeMap<u64, u64>, Ranges)> {
+        self.segment.host.rename(&self.draft, self.segment.path())?;
         Ok((self.segment, self.places, self.copied))
     }
 
     /// Takes it away: nobody needs it any more.
-    pub fn discard(self, host: &dyn Host) -> io::Result<()> {
-        host.remove(&self.draft)
+    pub fn discard(self) -> io::Result<()> {
+        self.segment.host.remove(&self.draft)
     }
 }
 
@@ -45,12 +41,13 @@ impl Segment {
     ///
     /// # Errors
     /// Why it could not be read or written.
-    pub fn copy(&self, host: &dyn Host, keep: impl Fn(u64) -> bool) -> io::Result<Copy> {
+    pub fn copy(&self, keep: impl Fn(u64) -> bool) -> io::Result<Copy> {
         let draft = self.path.with_extension(DRAFT);
         // Never the file of an earlier try: its sync may have failed.
-        let _none_yet = host.remove(&draft);
-        let file = begin(host, &draft, Open::New, &self.owner, self.first)?;
-        let mut segment = Self::over(self.path.clone(), file, self.owner.clone(), self.first);
+        let _none_yet = self.host.remove(&draft);
+        let file = begin(&*self.host, &draft, &self.owner, self.first)?;
+        let mut segment =
+            Self::over(std::sync::Arc::clone(&self.host), self.path.clone(), file, self.owner.clone(), self.first);
         let (mut places, mut copied) = (BTreeMap::new(), Ranges::default());
         let (mut at, mut after) = (HEADER, self.first.saturating_sub(1));
         loop {

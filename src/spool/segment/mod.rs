@@ -12,6 +12,7 @@
 mod copy;
 
 use std::{
+    cell::RefCell,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -60,7 +61,9 @@ pub struct Segment {
     /// Whether damage was found in it: then it is set aside in the end, not removed.
     pub damaged: bool,
     path: PathBuf,
-    file: Arc<dyn File>,
+    host: Arc<dyn Host>,
+    /// Open as long as something is written or read: a spool may have more segments than a process may have files.
+    file: RefCell<Option<Arc<dyn File>>>,
     salt: u32,
 }
 
@@ -141,8 +144,8 @@ pub fn aside(path: &Path) -> PathBuf {
 }
 
 /// A file with nothing but its header.
-fn begin(host: &dyn Host, path: &Path, how: Open, owner: &Owner, first: u64) -> io::Result<Arc<dyn File>> {
-    let file = host.open(path, how)?;
+fn begin(host: &dyn Host, path: &Path, owner: &Owner, first: u64) -> io::Result<Arc<dyn File>> {
+    let file = host.open(path, Open::New)?;
     if let Err(error) = file.write_all_at(&header::encode(owner, first), 0) {
         // A full disk must not leave a file without a header behind.
         let _best_effort = host.remove(path);
@@ -165,14 +168,14 @@ impl Segment {
     }
 
     /// Makes a new, empty segment. Its name is on disk only after the folder was synced.
-    pub fn create(host: &dyn Host, folder: &Path, owner: Owner, first: u64) -> io::Result<Self> {
+    pub fn create(host: &Arc<dyn Host>, folder: &Path, owner: Owner, first: u64) -> io::Result<Self> {
         let path = folder.join(Self::name(owner.run, first));
-        let file = begin(host, &path, Open::New, &owner, first)?;
-        Ok(Self::over(path, file, owner, first))
+        let file = begin(&**host, &path, &owner, first)?;
+        Ok(Self::over(Arc::clone(host), path, file, owner, first))
     }
 
     /// Opens a file and finds out what it holds: by its footer, or by reading it all.
-    pub fn open(host: &dyn Host, path: &Path) -> Result<Found, OpenError> {
+    pub fn open(host: &Arc<dyn Host>, path: &Path) -> Result<Found, OpenError> {
         let io = |source| OpenError::Io { path: path.to_owned(), source };
         let file = host.open(path, Open::Existing).map_err(io)?;
         let mut bytes = [0; HEADER_LEN];
@@ -184,13 +187,15 @@ impl Segment {
             Some(found) => OpenError::Newer { path: path.to_owned(), found },
             None => OpenError::Header { path: path.to_owned() },
         })?;
-        let mut segment = Self::over(path.to_owned(), file, owner, first);
+        let mut segment = Self::over(Arc::clone(host), path.to_owned(), file, owner, first);
         segment.end = size;
         if let Some((footer, lowest, count)) = segment.footer(size).map_err(io)? {
             // With holes (what was published from memory only) the footer does not say which numbers there are.
             if count == (footer.seq + 1).saturating_sub(lowest) {
                 segment.trust(footer, lowest, count);
                 segment.oldest_ms = segment.peek(HEADER).map_err(io)?.map_or(0, |head| head.seen_ms);
+                segment.unsynced = Unsynced::Nothing;
+                segment.close();
                 let held = Ranges::from_iter([(lowest, footer.seq)]);
                 return Ok(Found { segment, held, damaged: Ranges::default() });
             }
@@ -200,7 +205,7 @@ impl Segment {
         Ok(Found { segment, held, damaged })
     }
 
-    fn over(path: PathBuf, file: Arc<dyn File>, owner: Owner, first: u64) -> Self {
+    fn over(host: Arc<dyn Host>, path: PathBuf, file: Arc<dyn File>, owner: Owner, first: u64) -> Self {
         Self {
             salt: owner.salt(),
             owner,
@@ -218,7 +223,8 @@ impl Segment {
             suspect: false,
             damaged: false,
             path,
-            file,
+            host,
+            file: RefCell::new(Some(file)),
         }
     }
 
@@ -227,9 +233,24 @@ impl Segment {
         &self.path
     }
 
-    /// The file itself, to sync it without holding up anything else.
-    pub fn file(&self) -> Arc<dyn File> {
-        Arc::clone(&self.file)
+    /// The file itself, to sync it without holding up anything else. Opened again where it was closed.
+    ///
+    /// # Errors
+    /// Why it could not be opened.
+    pub fn file(&self) -> io::Result<Arc<dyn File>> {
+        if let Some(file) = self.file.borrow().as_ref() {
+            return Ok(Arc::clone(file));
+        }
+        let file = self.host.open(&self.path, Open::Existing)?;
+        self.file.replace(Some(Arc::clone(&file)));
+        Ok(file)
+    }
+
+    /// Closes the file of a full segment that is on disk, until somebody asks for it again.
+    pub fn close(&self) {
+        if self.tail == Tail::Footed && self.unsynced == Unsynced::Nothing {
+            self.file.replace(None);
+        }
     }
 
     /// Writes a record behind the last one and tells where it begins. Not synced.
@@ -239,9 +260,10 @@ impl Segment {
     pub fn append(&mut self, head: &Head, payload: &[u8]) -> io::Result<u64> {
         let at = self.end;
         let bytes = record::encode(head, payload, self.salt);
-        if let Err(error) = self.file.write_all_at(&bytes, at) {
+        let file = self.file()?;
+        if let Err(error) = file.write_all_at(&bytes, at) {
             // What stays behind if this fails too is invalid bytes, which every reader passes over.
-            let _best_effort = self.file.set_len(at);
+            let _best_effort = file.set_len(at);
             return Err(error);
         }
         if self.unsynced == Unsynced::Nothing {
@@ -283,13 +305,14 @@ impl Segment {
         };
         let payload = [self.lowest.to_le_bytes(), self.count.to_le_bytes()].concat();
         let bytes = record::encode(&footer, &payload, self.salt);
-        self.file.set_len(self.end)?;
-        self.file.write_all_at(&bytes, self.end)
+        let file = self.file()?;
+        file.set_len(self.end)?;
+        file.write_all_at(&bytes, self.end)
     }
 
     /// Cuts the file back to its header: all its records are settled.
     pub fn cut_back(&mut self) -> io::Result<()> {
-        self.file.set_len(HEADER)?;
+        self.file()?.set_len(HEADER)?;
         self.end = HEADER;
         self.events = 0;
         self.count = 0;
@@ -302,17 +325,25 @@ impl Segment {
     }
 
     /// Takes the file away; one in which damage was found is set aside, and its new name told.
-    pub fn dispose(&self, host: &dyn Host) -> io::Result<Option<PathBuf>> {
+    pub fn dispose(&self) -> io::Result<Option<PathBuf>> {
         if !self.damaged {
-            return host.remove(&self.path).map(|()| None);
+            return self.host.remove(&self.path).map(|()| None);
         }
         let aside = aside(&self.path);
-        host.rename(&self.path, &aside).map(|()| Some(aside))
+        self.host.rename(&self.path, &aside).map(|()| Some(aside))
     }
 
     /// Whether the file still has its name.
     pub fn is_there(&self) -> bool {
-        self.file.is_named(&self.path)
+        match &*self.file.borrow() {
+            Some(file) => file.is_named(&self.path),
+            None => self.host.exists(&self.path),
+        }
+    }
+
+    /// Whether the file is open: then it can be read though somebody took it away.
+    pub fn is_open(&self) -> bool {
+        self.file.borrow().is_some()
     }
 
     /// The head at a place, unverified; `None` at the end.
@@ -345,12 +376,13 @@ impl Segment {
     /// # Errors
     /// Nothing of the file can be read, its header neither: that is no bad block, and may pass.
     fn bytes(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
-        let read = |bytes: &mut [u8], at| self.file.read_exact_at(bytes, at);
+        let file = self.file()?;
+        let read = |bytes: &mut [u8], at| file.read_exact_at(bytes, at);
         if read(bytes, at).or_else(|_| read(bytes, at)).is_ok() {
             return Ok(());
         }
         read(&mut [0; HEADER_LEN], 0)?;
-        read_around(&*self.file, bytes, at);
+        read_around(&*file, bytes, at);
         Ok(())
     }
 

@@ -86,7 +86,7 @@ impl State {
 
     /// Takes a settled segment's file away, or sets it aside where it is damaged.
     fn bury(&mut self, segment: &Segment) {
-        match segment.dispose(&*self.host) {
+        match segment.dispose() {
             Ok(Some(aside)) => {
                 warn!(path = %aside.display(), "a segment in which damage was found is set aside under this name");
                 self.aside.push((aside, segment.end));
@@ -120,9 +120,10 @@ impl State {
         }
         for (name, log) in &mut self.logs {
             if log.miss() {
-                warn!(collector = %name, "somebody took files of the spool away; what waits in them is written anew");
+                warn!(collector = %name, "somebody took files of the spool away; what can be read of them is written anew");
             }
         }
+        self.after_change();
     }
 
     fn renew_mark(&mut self) {

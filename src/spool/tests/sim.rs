@@ -322,6 +322,10 @@ impl Host for Sim {
         Ok(folders.chain(world.seen.files.keys().filter(here).map(|path| (name(path), Kind::File))).collect())
     }
 
+    fn exists(&self, path: &Path) -> bool {
+        self.world().seen.files.contains_key(path)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut world = self.world();
         world.call(Call::Name)?;

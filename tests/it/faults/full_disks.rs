@@ -18,9 +18,9 @@ use crate::rig::{
 };
 
 /// The disk answers each write so for a while, and then is well again.
-async fn a_disk_refuses(name: &'static str, row: u32, inject: &'static str, says: &str, only_the_mark: bool) {
+async fn a_disk_refuses(name: &'static str, fault: (u32, &'static str), inject: &str, says: &str, only_the_mark: bool) {
     let broker = rabbit::shared();
-    let scene = Scene::new(name, &broker.url(), &["#"]).await.of(row, inject);
+    let scene = Scene::new(name, &broker.url(), &["#"]).await.of(fault.0, fault.1);
     let agent = scene.start(&broker.url(), "");
     scene.status("it flows", |status| status.counts("confirmed") > 5).await;
     let files = if only_the_mark { vec![scene.spool().join("mark")] } else { Vec::new() };
@@ -41,23 +41,25 @@ async fn a_disk_refuses(name: &'static str, row: u32, inject: &'static str, says
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_published_past_and_heals() {
-    a_disk_refuses("enospc", 15, "pwrite64:error=ENOSPC", "No space left on device", false).await;
+    a_disk_refuses("enospc", (15, "ENOSPC on each write"), "pwrite64:error=ENOSPC", "No space left on device", false)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_spent_quota_is_published_past_and_heals() {
-    a_disk_refuses("edquot", 16, "pwrite64:error=EDQUOT", "quota exceeded", false).await;
+    a_disk_refuses("edquot", (16, "EDQUOT on each write"), "pwrite64:error=EDQUOT", "quota exceeded", false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_became_read_only_is_published_past_and_heals() {
     let calls = "pwrite64,ftruncate,fsync,fdatasync,unlink,rename,mkdir:error=EROFS";
-    a_disk_refuses("erofs", 16, calls, "Read-only file system", false).await;
+    a_disk_refuses("erofs", (16, "EROFS on everything"), calls, "Read-only file system", false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mark_that_cannot_be_written_stops_nothing_and_heals() {
-    a_disk_refuses("mark-enospc", 15, "pwrite64:error=ENOSPC", "No space left on device", true).await;
+    a_disk_refuses("mark-enospc", (15, "ENOSPC at the mark"), "pwrite64:error=ENOSPC", "No space left on device", true)
+        .await;
 }
 
 /// Takes every name that a file system has left, and gives them back when dropped.

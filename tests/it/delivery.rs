@@ -38,7 +38,7 @@ const ALL_BUT_LOCKS: [&str; 4] = ["pg_activity", "pg_statements", "system_metric
 async fn a_log_that_no_queue_wants_waits_alone_until_one_is_bound() {
     let broker = rabbit::shared();
     let line = Proxy::to(broker.port()).await;
-    let scene = Scene::new("unwanted", &broker.url(), &ALL_BUT_LOCKS).await;
+    let scene = Scene::new("unwanted", &broker.url(), &ALL_BUT_LOCKS).await.of(34, "no queue bound");
     let agent = scene.start(&line.url(), "");
     let waits = scene.status("pg_locks alone waits, and the others flow", |status| {
         status.counts("returned") >= 2 && status.waiting("pg_locks") > 10 && status.sent("pg_activity") > 8
@@ -72,7 +72,7 @@ async fn a_log_that_no_queue_wants_waits_alone_until_one_is_bound() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_no_queue_wants_is_discarded_and_declared_where_that_is_asked_for() {
     let broker = rabbit::shared();
-    let scene = Scene::new("discarded", &broker.url(), &ALL_BUT_LOCKS).await;
+    let scene = Scene::new("discarded", &broker.url(), &ALL_BUT_LOCKS).await.of(34, "no queue bound, discard");
     let agent = scene.start(&broker.url(), "amqp.unroutable = 'discard'");
     let told = scene.status("losses are told", |status| {
         status.counts("returned") >= 5 && !status.data["lost"].as_array().unwrap().is_empty()
@@ -154,7 +154,7 @@ async fn of_thousands_that_only_sometimes_have_a_queue_none_is_taken_for_deliver
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_full_queue_refuses_comes_again_and_the_others_flow_on() {
     let broker = rabbit::shared();
-    let scene = Scene::new("refused", &broker.url(), &ALL_BUT_LOCKS).await;
+    let scene = Scene::new("refused", &broker.url(), &ALL_BUT_LOCKS).await.of(36, "reject-publish");
     let mut small = FieldTable::default();
     small.insert("x-max-length".into(), AMQPValue::LongInt(3));
     small.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
@@ -194,7 +194,7 @@ async fn what_a_full_queue_refuses_comes_again_and_the_others_flow_on() {
 
 async fn the_exchange_is_deleted(name: &'static str, declare: bool) {
     let broker = rabbit::shared();
-    let scene = Scene::new(name, &broker.url(), &["#"]).await;
+    let scene = Scene::new(name, &broker.url(), &["#"]).await.of(38, "exchange deleted");
     let agent = scene.start(&broker.url(), &format!("amqp.declare = {declare}"));
     scene.status("it flows", |status| status.counts("confirmed") > 5).await;
     scene.channel.exchange_delete(name.into(), ExchangeDeleteOptions::default()).await.unwrap();
@@ -250,7 +250,7 @@ async fn rights_passwords_and_vhosts_that_go_and_come_back_are_an_outage_like_an
     let broker = rabbit::shared();
     eval(broker, &[USER, VHOST, RIGHTS, GUEST]);
     let url = format!("amqp://guest:guest@127.0.0.1:{}/minded", broker.port());
-    let mut scene = Scene::new("minded", &url, &["#"]).await;
+    let mut scene = Scene::new("minded", &url, &["#"]).await.of(39, "rights, password, vhost gone");
     let line = Proxy::to(broker.port()).await;
     let secret = scene.path().join("password");
     write_secret(&secret, "first");
@@ -298,7 +298,7 @@ fn write_secret(path: &Path, secret: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_the_broker_finds_too_large_is_declared_and_holds_up_nobody() {
     let broker = tokio::task::block_in_place(|| Broker::with_settings("max_message_size = 65536"));
-    let scene = Scene::new("large", &broker.url(), &["#"]).await;
+    let scene = Scene::new("large", &broker.url(), &["#"]).await.of(40, "above max_message_size");
     let (many, config) = many_folders(scene.path(), 150_000);
     let agent = scene.start(&broker.url(), &config);
     let told = scene.status("losses are told, and the others flow", |status| {
@@ -321,7 +321,7 @@ async fn a_message_that_the_broker_finds_too_large_is_declared_and_holds_up_nobo
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blocked_broker_fills_the_disk_and_not_the_memory_and_delays_no_stop() {
     let broker = tokio::task::block_in_place(Broker::private);
-    let scene = Scene::new("blocked", &broker.url(), &["#"]).await;
+    let scene = Scene::new("blocked", &broker.url(), &["#"]).await.of(33, "blocked, then SIGTERM");
     let (_, config) = many_folders(scene.path(), 100_000);
     let config = config + "agent.shutdown_timeout = '3s'\n";
     let config = config.as_str();
@@ -349,7 +349,7 @@ async fn a_blocked_broker_fills_the_disk_and_not_the_memory_and_delays_no_stop()
 async fn a_line_that_is_silent_one_way_or_both_is_found_and_left() {
     let broker = rabbit::shared();
     let line = Proxy::to(broker.port()).await;
-    let scene = Scene::new("silent", &broker.url(), &["#"]).await;
+    let scene = Scene::new("silent", &broker.url(), &["#"]).await.of(27, "line silent one way, both ways");
     let agent = scene.start(&line.url(), "amqp.heartbeat = '2s'\namqp.confirm_timeout = '3s'");
     for fault in [Line::Dead, Line::DeafAgent, Line::DeafBroker] {
         scene.all_delivered().await;
@@ -454,7 +454,7 @@ impl Drop for Tiny {
 async fn on_a_full_disk_it_goes_on_from_memory_says_so_and_heals() {
     let broker = rabbit::shared();
     let line = Proxy::to(broker.port()).await;
-    let scene = Scene::new("full", &broker.url(), &["#"]).await;
+    let scene = Scene::new("full", &broker.url(), &["#"]).await.of(15, "tmpfs full");
     let Some(disk) = Tiny::mount(scene.path().join("tiny")) else {
         println!("left out: this process may not mount a tmpfs");
         return;

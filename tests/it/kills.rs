@@ -21,13 +21,16 @@ use lapin::{
 };
 use serde_json::Value;
 
-use crate::rig::{
-    Folder,
-    agent::Agent,
-    judges::{audit, check, told, verdict},
-    postgres::{self, Role},
-    rabbit::Broker,
-    wait_for_async,
+use crate::{
+    faults::report::{self, Fault},
+    rig::{
+        Folder,
+        agent::Agent,
+        judges::{audit, check, told, verdict},
+        postgres::{self, Role},
+        rabbit::Broker,
+        wait_for_async,
+    },
 };
 
 const EXCHANGE: &str = "kills";
@@ -74,6 +77,8 @@ async fn no_kill_and_no_outage_loses_a_message_and_both_judges_see_one_that_is_t
         assert_eq!(sum[name], total[name], "the judges differ: {name}");
     }
     assert!(outages > 0 && total["messages"].as_u64().unwrap() > u64::from(kills), "too quiet to prove anything");
+
+    report::tell_counted(Fault { row: 1, name: "kill -9, broker stopped and killed" }, kills, total);
 
     let taken = take_one(&broker, seed).await;
     let (tap, checker) = (audit(folder.path(), COPY), check(&broker, COPY));

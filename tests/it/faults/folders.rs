@@ -100,7 +100,7 @@ async fn of_a_last_record_that_is_cut_anywhere_just_that_one_is_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flipped_bit_a_sector_and_a_block_cost_the_records_they_hit() {
-    let left = Left::behind("flipped", (8, "a bit, a sector, a block"), "", 12).await;
+    let left = Left::behind("flipped", (8, "flipped bits (7), a sector, a block"), "", 12).await;
     let mut lost = Vec::new();
     let mut damage = |collector: &'static str, at: usize, bytes: &dyn Fn(&[u8]) -> Vec<u8>, len: usize| {
         let (segment, records) = left.newest(collector);

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use super::scene::{BOUND, Scene, many_folders, nothing};
+use super::{
+    layout::waits,
+    scene::{BOUND, Scene, many_folders, nothing},
+};
 use crate::rig::{
     disk::{Disk, Tampering},
     proxy::{Line, Proxy},
@@ -15,9 +18,9 @@ use crate::rig::{
 };
 
 /// The disk answers each write so for a while, and then is well again.
-async fn a_disk_refuses(name: &'static str, row: u32, inject: &'static str, says: &str, only_the_mark: bool) {
+async fn a_disk_refuses(name: &'static str, fault: (u32, &'static str), inject: &str, says: &str, only_the_mark: bool) {
     let broker = rabbit::shared();
-    let scene = Scene::new(name, &broker.url(), &["#"]).await.of(row, inject);
+    let scene = Scene::new(name, &broker.url(), &["#"]).await.of(fault.0, fault.1);
     let agent = scene.start(&broker.url(), "");
     scene.status("it flows", |status| status.counts("confirmed") > 5).await;
     let files = if only_the_mark { vec![scene.spool().join("mark")] } else { Vec::new() };
@@ -38,23 +41,25 @@ async fn a_disk_refuses(name: &'static str, row: u32, inject: &'static str, says
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_published_past_and_heals() {
-    a_disk_refuses("enospc", 15, "pwrite64:error=ENOSPC", "No space left on device", false).await;
+    a_disk_refuses("enospc", (15, "ENOSPC on each write"), "pwrite64:error=ENOSPC", "No space left on device", false)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_spent_quota_is_published_past_and_heals() {
-    a_disk_refuses("edquot", 16, "pwrite64:error=EDQUOT", "quota exceeded", false).await;
+    a_disk_refuses("edquot", (16, "EDQUOT on each write"), "pwrite64:error=EDQUOT", "quota exceeded", false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_became_read_only_is_published_past_and_heals() {
     let calls = "pwrite64,ftruncate,fsync,fdatasync,unlink,rename,mkdir:error=EROFS";
-    a_disk_refuses("erofs", 16, calls, "Read-only file system", false).await;
+    a_disk_refuses("erofs", (16, "EROFS on everything"), calls, "Read-only file system", false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mark_that_cannot_be_written_stops_nothing_and_heals() {
-    a_disk_refuses("mark-enospc", 15, "pwrite64:error=ENOSPC", "No space left on device", true).await;
+    a_disk_refuses("mark-enospc", (15, "ENOSPC at the mark"), "pwrite64:error=ENOSPC", "No space left on device", true)
+        .await;
 }
 
 /// Takes every name that a file system has left, and gives them back when dropped.
@@ -124,6 +129,35 @@ async fn what_only_memory_held_when_the_agent_was_killed_is_declared_by_the_next
     let (declared, evidence) = scene.finish(agent).await;
     assert!(!declared.is_empty() && evidence.gone().count() > 5, "they were in memory only: {declared:?}");
     assert_eq!(Vec::from_iter(evidence.reasons()), ["disk_full"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_what_is_evicted_just_what_waited_is_declared() {
+    let broker = rabbit::shared();
+    let line = Proxy::to(broker.port()).await;
+    let scene = Scene::new("evicted-exactly", &broker.url(), &["#"]).await;
+    let (_, many) = many_folders(scene.path(), 100_000);
+    let config = format!("{many}spool.max_bytes = '4MiB'\nspool.segment_bytes = '1MiB'\n");
+    let agent = scene.start(&line.url(), &config);
+    // The segment that will be evicted begins with messages that were delivered.
+    let mut begin = scene.status("it flows", |status| status.sent("system_metrics") > 3).await;
+    line.set(Line::Cut);
+    wait_for("something waits", BOUND, || waits(&scene.spool(), "system_metrics") > 2);
+    line.set(Line::Open);
+    begin = scene.status("it is settled", |status| status.has_settled(&begin) && status.seq > begin.seq + 2).await;
+    line.set(Line::Cut);
+    wait_for("segments are dropped", BOUND, || scene.log().matches("Evicted").count() >= 3);
+    line.set(Line::Open);
+    let (declared, evidence) = scene.finish(agent).await;
+    assert_eq!(declared.keys().collect::<Vec<_>>(), ["system_metrics"], "{declared:?}");
+    assert_eq!(Vec::from_iter(evidence.reasons()), ["evicted"]);
+    let known = begin.sent("system_metrics").saturating_sub(begin.waiting("system_metrics"));
+    for (_, collector, seq) in evidence.declared.keys() {
+        assert!(*seq > known, "{collector}/{seq} is declared, and up to {known} all was confirmed");
+    }
+    // What was in flight when the line was cut may have arrived.
+    let arrived = evidence.declared.len() - evidence.gone().count();
+    assert!(arrived <= 3, "{arrived} of {} are declared and arrived", evidence.declared.len());
 }
 
 /// Whatever reports of a file system say: ext4 stops all writing after an error of its own.

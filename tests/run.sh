@@ -45,7 +45,8 @@ deny() {
     echo "building cargo-deny $DENY, once (about a minute and a half)"
     cargo install --quiet --locked --debug --version "$DENY" --root "$CACHE/cargo" cargo-deny || return 1
   fi
-  "$deny" --offline check bans licenses sources
+  # Also the packages of other systems: `cargo metadata` reads all that Cargo.lock names.
+  cargo fetch --quiet --locked && "$deny" --offline check bans licenses sources
 }
 
 say "servers"

@@ -38,11 +38,12 @@ use crate::{
 fn at_intervals(config: &str, seconds: u64) -> String {
     let hurries = |line: &&str| !line.trim().starts_with("collectors.") && !line.contains("batch_max_age");
     let calm: Vec<&str> = config.lines().filter(hurries).collect();
-    let mut config = calm.join("\n");
-    for collector in ["pg_activity", "pg_statements", "pg_locks", "system_metrics"] {
-        config += &format!("\ncollectors.{collector}.interval = '{seconds}s'");
-    }
-    config + &format!("\ncollectors.agent_status.interval = '{}s'\n", seconds / 2)
+    let mut intervals =
+        ["pg_activity", "pg_statements", "pg_locks", "system_metrics"].map(|name| (name, seconds)).to_vec();
+    intervals.push(("agent_status", seconds / 2));
+    let intervals: Vec<_> =
+        intervals.iter().map(|(name, seconds)| format!("collectors.{name}.interval = '{seconds}s'\n")).collect();
+    format!("{}\n{}", calm.join("\n"), intervals.concat())
 }
 
 /// Everything that the kernel still holds back is on the disk, so that its counters tell all.

@@ -56,7 +56,7 @@ fn calls(log: &str) -> Vec<Call> {
 }
 
 fn is_segment(path: &str) -> bool {
-    path.ends_with(".seg")
+    Path::new(path).extension().is_some_and(|extension| extension == "seg")
 }
 
 /// Each new segment: its folder is synced after it was made and before it is synced a second time.

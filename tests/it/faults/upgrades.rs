@@ -15,6 +15,7 @@ use postgres_agent::{
     spool::{Draft, Spool, Told},
 };
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::{
     evidence::Id,
@@ -29,8 +30,7 @@ fn waiting(spool: &Path) -> BTreeSet<Id> {
     for collector in COLLECTORS {
         for segment in segments(spool, collector) {
             let header = fs::read(&segment).unwrap();
-            let run = header[48..64].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-            let run = [&run[..8], &run[8..12], &run[12..16], &run[16..20], &run[20..]].join("-");
+            let run = Uuid::from_slice(&header[48..64]).unwrap().to_string();
             ids.extend(records(&segment).iter().map(|record| (run.clone(), collector.to_owned(), record.seq)));
         }
     }

@@ -12,6 +12,7 @@ pub mod logging;
 mod pages;
 pub mod run;
 mod schema;
+mod spool;
 pub mod tap;
 
 use std::{
@@ -59,6 +60,7 @@ enum Command {
     Check(check::Arguments),
     Collect(collect::Arguments),
     Tap(tap::Arguments),
+    Spool(spool::Arguments),
     Schema(schema::Arguments),
     Config(config::Arguments),
     #[command(hide = true)]
@@ -122,6 +124,7 @@ fn dispatch(arguments: Arguments) -> Outcome {
         Command::Check(check) => check.run(load().map(prepare)),
         Command::Collect(collect) => collect.run(&prepare(load()?)),
         Command::Tap(tap) => tap.run(&prepare(load()?)),
+        Command::Spool(spool) => spool.run(prepare(load()?)),
         Command::Schema(schema) => schema.run(&prepare(load()?)),
         // These help to mend a configuration, or have nothing to do with one.
         Command::Config(config) if config.defaults => config::defaults(),

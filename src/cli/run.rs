@@ -108,10 +108,15 @@ async fn signals(
                 continue;
             }
         }
-        if stop.send_replace(true) {
-            warn!("stopped at once by a second signal; what was not delivered is in the spool");
-            std::process::exit(1);
-        }
+        ask_to_stop(&stop);
+    }
+}
+
+/// Asks for an orderly stop; asked twice, ends the process at once.
+pub(super) fn ask_to_stop(stop: &watch::Sender<bool>) {
+    if stop.send_replace(true) {
+        warn!("stopped at once by a second signal; what was not delivered is in the spool");
+        std::process::exit(1);
     }
 }
 

@@ -132,6 +132,31 @@ pub struct Marked {
     pub places: Vec<Place>,
 }
 
+impl Marked {
+    /// What a mark file says, without changing it.
+    pub fn read(file: &dyn File) -> Self {
+        let (slots, places) = read(file);
+        Self::of(slots, &places)
+    }
+
+    fn of(slots: Slots, places: &[Option<Place>]) -> Self {
+        let newest = slots.into_iter().flatten().max_by_key(|(generation, _)| *generation);
+        Self { body: newest.map(|(_, body)| body), places: places.iter().flatten().cloned().collect() }
+    }
+}
+
+type Slots = [Option<(u64, Body)>; SLOTS];
+
+/// All slots and places. What cannot be read counts as damaged: duplicates, never loss.
+fn read(file: &dyn File) -> (Slots, Vec<Option<Place>>) {
+    let mut bytes = vec![0; usize::try_from(SIZE).unwrap_or(0)];
+    if file.read_exact_at(&mut bytes, 0).is_err() {
+        read_around(file, &mut bytes, 0);
+    }
+    let slots = std::array::from_fn(|slot| bytes.get(slot_at(slot)..).and_then(read_slot));
+    (slots, bytes.chunks_exact(PLACE).take(LOGS).map(read_place).collect())
+}
+
 impl Mark {
     /// Opens the mark file, or makes it. Making it is synced.
     pub fn open(host: &dyn Host, path: &Path) -> io::Result<(Self, Marked)> {
@@ -141,21 +166,13 @@ impl Mark {
             fill(&*file, size)?;
             file.sync()?;
         }
-        let mut bytes = vec![0; usize::try_from(SIZE).unwrap_or(0)];
-        if file.read_exact_at(&mut bytes, 0).is_err() {
-            // Slots and places that cannot be read count as damaged: duplicates, never loss.
-            read_around(&*file, &mut bytes, 0);
-        }
-        let slots: [_; SLOTS] = std::array::from_fn(|slot| bytes.get(slot_at(slot)..).and_then(read_slot));
-        let generations = std::array::from_fn(|slot| {
-            slots.get(slot).and_then(Option::as_ref).map_or(0, |(generation, _)| *generation)
-        });
-        let (synced, body) = slots.into_iter().flatten().max_by_key(|(generation, _)| *generation).unzip();
-        let places: Vec<Option<Place>> = bytes.chunks_exact(PLACE).take(LOGS).map(read_place).collect();
-        let marked = Marked { body, places: places.iter().flatten().cloned().collect() };
+        let (slots, places) = read(&*file);
+        let generations = slots.each_ref().map(|slot| slot.as_ref().map_or(0, |(generation, _)| *generation));
+        let synced = generations.into_iter().max().unwrap_or(0);
+        let marked = Marked::of(slots, &places);
         // A killed agent left what was written, not necessarily what was synced.
         file.sync()?;
-        Ok((Self { file, slots: generations, synced: synced.unwrap_or(0), places }, marked))
+        Ok((Self { file, slots: generations, synced, places }, marked))
     }
 
     /// Puts a new file with the same content in the place of this one: after a failed sync, or where somebody took the

@@ -29,6 +29,7 @@ pub mod host;
 pub mod ledger;
 pub mod log;
 pub mod mark;
+pub mod outside;
 pub mod ranges;
 pub mod record;
 pub mod segment;
@@ -226,6 +227,16 @@ impl Spool {
     /// Names of all logs.
     pub fn logs(&self) -> Vec<Arc<str>> {
         self.state().logs.keys().cloned().collect()
+    }
+
+    /// The last `seq` that this run gave out in a log.
+    pub fn given(&self, collector: &str) -> u64 {
+        self.state().logs.get(collector).map_or(0, Log::given)
+    }
+
+    /// Messages of a log that are numbered and neither acked nor declared.
+    pub fn messages(&self, collector: &str) -> u64 {
+        self.state().logs.get(collector).map_or(0, Log::messages)
     }
 
     /// What a log has for the publisher: bytes of its next fresh message, and whether something waits behind it.

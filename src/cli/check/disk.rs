@@ -1,14 +1,14 @@
 //! The spool's folder: may the agent use it, does somebody, is there room. Only looked at.
 
-use std::{
-    fs::{self, File},
-    path::Path,
-};
+use std::path::Path;
 
-use rustix::fs::{Access, FlockOperation, access, flock, statvfs};
+use rustix::fs::{Access, access, statvfs};
 
 use super::Finding;
-use crate::{spool::Config, units::size};
+use crate::{
+    spool::{Config, outside},
+    units::size,
+};
 
 pub(super) fn look(config: &Config) -> Vec<Finding> {
     let mut findings = vec![folder(&config.dir)];
@@ -40,14 +40,10 @@ fn folder(dir: &Path) -> Finding {
 
 /// Whether an agent runs on it, which is as it should be.
 fn held(dir: &Path) -> Option<Finding> {
-    let path = dir.join("lock");
-    let file = File::open(&path).ok()?;
-    // A shared lock for a moment: a running agent has an exclusive one.
-    let cause = if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
-        "no agent runs on it".into()
-    } else {
-        let holder = fs::read_to_string(&path).unwrap_or_default();
-        format!("an agent runs on it (process {})", holder.trim())
+    dir.join("lock").exists().then_some(())?;
+    let cause = match outside::holder(dir) {
+        None => "no agent runs on it".into(),
+        Some(process) => format!("an agent runs on it (process {process})"),
     };
     Some(Finding::ok("spool.held", cause))
 }

@@ -22,6 +22,10 @@ pub struct Contents {
     pub segments: BTreeMap<String, Vec<Found>>,
     /// Damaged segments that were set aside, the oldest first, and their bytes.
     pub aside: Vec<(PathBuf, u64)>,
+    /// Segments whose headers are damaged: nobody knows whose they are. To be set aside.
+    pub headless: Vec<PathBuf>,
+    /// Copies that were not finished: their originals are still there. To be thrown away.
+    pub drafts: Vec<PathBuf>,
     /// What is left alone, and why.
     pub remarks: Vec<Remark>,
 }
@@ -37,7 +41,30 @@ pub struct Remark {
     pub grave: bool,
 }
 
+fn size(host: &dyn Host, path: &Path) -> u64 {
+    host.open(path, Open::Existing).and_then(|file| file.len()).unwrap_or(0)
+}
+
 impl Contents {
+    /// Sets aside what nobody can read, and throws away what was not finished.
+    pub fn tidy_up(&mut self, host: &dyn Host) {
+        for path in self.headless.drain(..) {
+            let aside = aside(&path);
+            let (path, why) = match host.rename(&path, &aside) {
+                Ok(()) => {
+                    self.aside.push((aside.clone(), size(host, &aside)));
+                    (aside, "is a segment with a damaged header, set aside under this name".to_owned())
+                }
+                Err(error) => (path, format!("has a damaged header, and cannot be set aside: {error}")),
+            };
+            self.remarks.push(Remark { path, why, grave: true });
+        }
+        for draft in self.drafts.drain(..) {
+            let _left_over = host.remove(&draft);
+        }
+        self.aside.sort();
+    }
+
     fn remark(&mut self, path: PathBuf, why: impl Into<String>) {
         self.remarks.push(Remark { path, why: why.into(), grave: true });
     }
@@ -47,8 +74,8 @@ impl Contents {
     }
 }
 
-/// Looks at everything in the folder. `open` reads a segment.
-pub fn find(host: &Arc<dyn Host>, folder: &Path, agent: Uuid, open: Opener) -> io::Result<Contents> {
+/// Looks at everything in the folder, and changes nothing. `open` reads a segment.
+pub fn find(host: &Arc<dyn Host>, folder: &Path, agent: Uuid, open: Opener<'_>) -> io::Result<Contents> {
     let mut contents = Contents::default();
     for (name, kind) in host.list(folder)? {
         let path = folder.join(&name);
@@ -64,31 +91,28 @@ pub fn find(host: &Arc<dyn Host>, folder: &Path, agent: Uuid, open: Opener) -> i
             contents.foreign(path);
         }
     }
-    contents.aside.sort();
     Ok(contents)
 }
 
-/// How a segment is read at a start: believing its footer, or all of it.
-pub type Opener = fn(&Arc<dyn Host>, &Path) -> Result<Found, OpenError>;
+/// How a segment is read: believing its footer, or all of it.
+pub type Opener<'a> = &'a mut dyn FnMut(&Arc<dyn Host>, &Path) -> Result<Found, OpenError>;
 
 fn segments(
     host: &Arc<dyn Host>,
     folder: &Path,
     collector: &str,
     agent: Uuid,
-    open: Opener,
+    open: Opener<'_>,
     contents: &mut Contents,
 ) -> io::Result<()> {
-    let size = |path: &Path| host.open(path, Open::Existing).and_then(|file| file.len()).unwrap_or(0);
     let mut found = Vec::new();
     for (name, kind) in host.list(folder)? {
         let path = folder.join(&name);
         let Some((run, first)) = Segment::parse_name(&name).filter(|_| kind == Kind::File) else {
             if name.ends_with(".seg.damaged") && kind == Kind::File {
-                contents.aside.push((path.clone(), size(&path)));
+                contents.aside.push((path.clone(), size(&**host, &path)));
             } else if name.ends_with(DRAFT) && kind == Kind::File {
-                // A copy that was not finished: its original is still there.
-                let _left_over = host.remove(&path);
+                contents.drafts.push(path);
             } else {
                 contents.foreign(path);
             }
@@ -108,18 +132,7 @@ fn segments(
                     contents.remark(path, why);
                 }
             }
-            Err(OpenError::Header { .. }) => {
-                let aside = aside(&path);
-                match host.rename(&path, &aside) {
-                    Ok(()) => {
-                        contents.aside.push((aside.clone(), size(&aside)));
-                        contents.remark(aside, "is a segment with a damaged header, set aside under this name");
-                    }
-                    Err(error) => {
-                        contents.remark(path, format!("has a damaged header, and cannot be set aside: {error}"));
-                    }
-                }
-            }
+            Err(OpenError::Header { .. }) => contents.headless.push(path),
             Err(error) => contents.remark(path, format!("is left alone: {}", chain(&error))),
         }
     }

@@ -65,7 +65,8 @@ pub fn open(host: &Arc<dyn Host>, path: &Path, run_id: Uuid, known: &[&str]) -> 
     let lock = lock(&**host, path)?;
     let agent = agent_id(&**host, path).map_err(|source| failed(&path.join(AGENT), source))?;
     let (mark, marked) = own_mark(&**host, path, agent).map_err(|source| failed(&path.join(MARK), source))?;
-    let contents = contents::find(host, path, agent, Segment::open).map_err(|source| failed(path, source))?;
+    let mut contents = contents::find(host, path, agent, &mut Segment::open).map_err(|source| failed(path, source))?;
+    contents.tidy_up(&**host);
     for Remark { path, why, grave } in &contents.remarks {
         if *grave { warn!(path = %path.display(), "{why}") } else { info!(path = %path.display(), "{why}") }
     }
@@ -96,9 +97,9 @@ fn own_mark(host: &dyn Host, folder: &Path, agent: Uuid) -> io::Result<(Mark, Ma
     Ok((mark, Marked::default()))
 }
 
-const AGENT: &str = "agent";
-const MARK: &str = "mark";
-const LOCK: &str = "lock";
+pub(super) const AGENT: &str = "agent";
+pub(super) const MARK: &str = "mark";
+pub(super) const LOCK: &str = "lock";
 
 impl Folder {
     /// Whether it is still the folder that was opened.

@@ -12,7 +12,8 @@ use std::{
 
 use super::{
     evidence::Evidence,
-    layout::{COLLECTORS, HEAD, Record, records, segments, waits},
+    layout::{HEAD, records, segments, waits},
+    left::Left,
     scene::{BOUND, Scene, nothing},
 };
 use crate::rig::{
@@ -20,52 +21,6 @@ use crate::rig::{
     proxy::{Line, Proxy},
     rabbit, wait_for,
 };
-
-/// A folder with a backlog of every log, whose agent was killed.
-struct Left {
-    scene: Scene,
-    line: Proxy,
-    more: String,
-}
-
-impl Left {
-    async fn behind(name: &'static str, fault: (u32, &'static str), more: &str, records: usize) -> Self {
-        let line = Proxy::to(rabbit::shared().port()).await;
-        let scene = Scene::new(name, &rabbit::shared().url(), &["#"]).await.of(fault.0, fault.1);
-        let left = Self { scene, line, more: more.to_owned() };
-        left.run_and_die(records).await;
-        left
-    }
-
-    /// Another run that delivers something, leaves a backlog and is killed.
-    async fn run_and_die(&self, records: usize) {
-        self.line.set(Line::Open);
-        let agent = self.scene.start(&self.line.url(), &self.more);
-        self.scene.status("it flows", |status| status.counts("confirmed") > 5).await;
-        self.line.set(Line::Cut);
-        let spool = self.scene.spool();
-        wait_for("a backlog of every log", BOUND, || COLLECTORS.iter().all(|name| waits(&spool, name) >= records));
-        agent.kill();
-    }
-
-    fn spool(&self) -> PathBuf {
-        self.scene.spool()
-    }
-
-    /// The newest segment of a log, and its records.
-    fn newest(&self, collector: &str) -> (PathBuf, Vec<Record>) {
-        let segment = segments(&self.spool(), collector).pop().unwrap();
-        let records = records(&segment);
-        (segment, records)
-    }
-
-    /// The next agent delivers what there is, and the judges find no undeclared gap.
-    async fn goes_on(&self) -> Evidence {
-        self.line.set(Line::Open);
-        let agent = self.scene.start(&self.line.url(), &self.more);
-        self.scene.finish(agent).await.1
-    }
-}
 
 /// Declared, as collector, `seq` and reason.
 fn declared(evidence: &Evidence) -> Vec<(&str, u64, &str)> {

@@ -3,31 +3,28 @@
 //! It stops in the direction of the data: the collectors, then the intake (everything has its number), then the publisher
 //! (what is fresh is delivered as far as the time allows), then the spool is closed.
 
+mod line;
+mod replay;
+
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::{
-    batch::{
-        Batcher,
-        channel::{Item, Sender, channel},
-    },
-    collectors::{self, Context, Plan, schedule::Schedule, take_status},
+    batch::channel::Sender,
+    collectors::{Context, Plan, schedule::Schedule},
     config::{self, Config},
-    event::{
-        Payload,
-        status::{self, Occasion},
-    },
+    event::status::Occasion,
     health::{Health, State},
-    intake::{Intake, Speaker},
-    postgres,
-    publisher::{Phase, Publisher},
-    spool::{self, Spool, chain},
+    intake::Speaker,
+    postgres, spool,
 };
+use line::Line;
+pub use replay::{Progress, Replayed, replay};
 
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +32,9 @@ pub enum Error {
     /// The spool is held by another agent.
     #[error(transparent)]
     Spool(#[from] spool::Error),
+    /// The spool's folder cannot be written, and without that nothing can be marked as delivered.
+    #[error("the spool cannot be used: {0}")]
+    Folder(String),
     /// The connection to PostgreSQL cannot even be tried.
     #[error("cannot use the [postgres] table")]
     Postgres(#[from] postgres::Error),
@@ -87,42 +87,20 @@ async fn run_once(
     stop: &mut watch::Receiver<bool>,
     reloads: &mut mpsc::Receiver<Reload>,
 ) -> Result<End, Error> {
-    let routing_key = config.amqp.routing_key.fill(&config.agent.name, &config.agent.labels);
-    let routing_key = routing_key.map_err(Error::RoutingKey)?;
     let health = Arc::new(Health::default());
     let database = postgres::Database::new(&config.postgres, &config.retry)?;
-    let spool = Arc::new(Spool::open(config.spool.clone(), collectors::by_importance())?);
-    let speaker = speaker(config, Some(spool.agent.to_string()), spool.run_id.to_string());
-    info!(version = env!("CARGO_PKG_VERSION"), agent_id = %spool.agent, run_id = %spool.run_id, "started");
-    let (samples, receiver) = channel(config.publisher.channel_capacity);
-    let context = Context { postgres: database, texts: config.privacy.clone(), health: Arc::clone(&health) };
-    let publisher = Publisher {
-        config: config.amqp.clone(),
-        routing_key,
-        retry: config.retry.clone(),
-        replay_rate: config.spool.replay_rate,
-        spool: Arc::clone(&spool),
-        health: Arc::clone(&health),
-    };
-    publisher.expect_broker();
-    say(&samples, &health, Occasion::Started, config).await;
-
-    let intake = Intake::new(&config.publisher, speaker.clone(), Arc::clone(&spool), Arc::clone(&health));
-    let mut intake = tokio::spawn(intake.run(receiver));
-    let (phase, phases) = watch::channel(Phase::Running);
-    let mut publisher = tokio::spawn(publisher.run(phases));
-    let mut keeper = tokio::spawn(keep(Arc::clone(&spool)));
-    let max_event_bytes = Batcher::max_event_bytes(&config.publisher.batch, speaker.envelope());
-    let mut looks = Looks::start(config, context, samples.clone(), max_event_bytes);
+    let mut line = Line::begin(config, Arc::clone(&health))?;
+    info!(version = env!("CARGO_PKG_VERSION"), agent_id = %line.spool.agent, run_id = %line.spool.run_id, "started");
+    line.say(Occasion::Started, &config.collectors.plans).await;
+    let context = Context { postgres: database, texts: config.privacy.clone(), health };
+    let mut looks = Looks::start(config, context, line.samples.clone(), line.max_event_bytes);
 
     let ended = loop {
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break Ok(End::Stopped),
-            () = spool.usable.notified() => break Ok(End::FolderUsable),
-            _ = &mut intake => break Err("intake"),
-            _ = &mut publisher => break Err("publisher"),
-            _ = &mut keeper => break Err("spool's keeper"),
+            () = line.spool.usable.notified() => break Ok(End::FolderUsable),
+            part = line.tasks.ended() => break Err(part),
             () = looks.ended() => break Err("collectors' schedule"),
             Some(reload) = reloads.recv() => {
                 looks.reload(&reload);
@@ -134,17 +112,8 @@ async fn run_once(
     info!(reason = ?ended, "stopping");
     let until = Instant::now() + config.agent.shutdown_timeout;
     looks.stop().await;
-    say(&samples, &health, Occasion::Stopping, config).await;
-    drop(samples);
-    ended_well("intake", intake.await);
-    // Nobody may be left to hear it: then there is nothing to drain either.
-    let _gone = phase.send(Phase::Draining(until));
-    ended_well("publisher", publisher.await);
-    keeper.abort();
-    let close = Arc::clone(&spool);
-    ended_well("spool", tokio::task::spawn_blocking(move || close.close()).await);
-    let left = spool.status();
-    info!(messages_left = left.messages, "stopped; what is left is in the spool");
+    line.say(Occasion::Stopping, &config.collectors.plans).await;
+    line.end(until).await;
     Ok(ended)
 }
 
@@ -157,22 +126,6 @@ pub fn speaker(config: &Config, agent_id: Option<String>, run_id: String) -> Spe
         labels: config.agent.labels.clone(),
         run_id,
     }
-}
-
-/// Hands a status over that is not on the schedule.
-async fn say(samples: &Sender, health: &Health, occasion: Occasion, config: &Config) {
-    let plans = &config.collectors.plans;
-    for plan in plans {
-        health.collector(plan.name, |collector| {
-            if !plan.enabled {
-                collector.state = State::Disabled;
-            }
-        });
-    }
-    let version = plans.iter().find(|plan| plan.name == status::COLLECTOR).map_or(1, |plan| plan.version);
-    let payload = Payload::Status(Box::new(take_status(occasion, health)));
-    let item = Item { collector: (status::COLLECTOR, version), server: None, payload, next_due: None };
-    samples.send(item).await;
 }
 
 /// The collectors' schedules, each with its own way to be stopped.
@@ -254,30 +207,5 @@ impl Looks {
     async fn stop(mut self) {
         self.stops.values().for_each(|stop| _ = stop.send(true));
         while self.tasks.join_next().await.is_some() {}
-    }
-}
-
-/// Does the spool's duties when they are due, off the threads that others need.
-async fn keep(spool: Arc<Spool>) {
-    loop {
-        let due = async {
-            match spool.next_duty() {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = spool.duty.notified() => {}
-            () = due => {
-                let spool = Arc::clone(&spool);
-                ended_well("spool's keeper", tokio::task::spawn_blocking(move || spool.keep()).await);
-            }
-        }
-    }
-}
-
-fn ended_well(part: &str, end: Result<(), tokio::task::JoinError>) {
-    if let Err(failed) = end {
-        error!(part, reason = chain(&failed), "a part of the agent failed");
     }
 }

@@ -375,8 +375,10 @@ impl State {
         }
     }
 
+    /// Whether something waits: for its confirm, or to be told.
     fn waits(&self) -> bool {
-        self.logs.values().any(|log| !log.is_settled())
+        let untold = self.lost.iter().next().is_some() || self.previous.iter().next().is_some();
+        untold || self.logs.values().any(|log| !log.is_settled())
     }
 
     /// When the mark is to be synced.

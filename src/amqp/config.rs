@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use lapin::uri::AMQPUri;
 
+use super::Limits;
 use crate::{
     secret::{Secret, SecretUrl},
     settings::{Choice, Reader, Section, Size},
@@ -45,6 +46,8 @@ pub struct Config {
     pub confirm_timeout: Duration,
     /// What becomes of a message that no queue wants.
     pub unroutable: Unroutable,
+    /// Time limits that are no configuration.
+    pub limits: Limits,
 }
 
 /// The broker on this host, with the login that it accepts from this host only.
@@ -87,6 +90,7 @@ impl Section for Config {
             heartbeat: reader.key_in("heartbeat", Duration::from_secs(10), Duration::from_millis(1)..=Duration::from_secs(3600), "Rounded up to whole seconds; a silent broker is left after two and a half of them."),
             confirm_timeout: reader.key_in("confirm_timeout", Duration::from_secs(30), Duration::from_millis(100)..=Duration::from_secs(86_400), "A collector whose confirms take longer is tried again alone and gently."),
             unroutable: reader.key("unroutable", Unroutable::Keep, "A message that no queue wants: keep it in the spool and try again, or discard it as a declared loss."),
+            limits: Limits::default(),
         }
     }
 }

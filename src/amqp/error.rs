@@ -45,6 +45,9 @@ pub enum Error {
         /// The broker's words.
         reason: String,
     },
+    /// The broker allows no further channel on this connection.
+    #[error("the broker allows no further channel on this connection (its channel_max)")]
+    NoChannel,
     /// The connection is over.
     #[error("the connection to the broker ended: {reason}")]
     Connection {
@@ -59,7 +62,7 @@ pub enum Error {
 impl Error {
     /// Whether the whole connection is concerned, not one channel.
     pub fn ends_connection(&self) -> bool {
-        !matches!(self, Self::Channel { .. })
+        !matches!(self, Self::Channel { .. } | Self::NoChannel)
     }
 
     /// The reply code with which the broker closed a channel.
@@ -78,6 +81,7 @@ impl Error {
             ErrorKind::ProtocolError(error) => {
                 Self::Connection { reason: format!("{} {}", error.get_id(), error.get_message()) }
             }
+            ErrorKind::ChannelsLimitReached => Self::NoChannel,
             ErrorKind::MissingHeartbeatError => Self::Connection { reason: "no heartbeat from the broker".into() },
             ErrorKind::IOError(error) => Self::Connection { reason: error.to_string() },
             ErrorKind::InvalidChannelState(..) => Self::Channel { code: 0, reason: "the channel is closed".into() },

@@ -11,4 +11,4 @@ mod wire;
 
 pub use config::{Config, RoutingKey, Unroutable};
 pub use error::Error;
-pub use wire::{Channel, Confirm, Confirmed, Connection, Probed, Signal, Signals};
+pub use wire::{Channel, Confirm, Confirmed, Connection, Limits, Probed, Signal, Signals};

@@ -25,11 +25,22 @@ use tokio::{net::TcpStream, time::timeout};
 use super::{Config, error::Error};
 use crate::event::batch::Batch;
 
-/// How long connecting may take, the handshakes included, and how long each step on a connection that stands.
-const CONNECT: Duration = Duration::from_secs(10);
-const STEP: Duration = Duration::from_secs(10);
-/// How long an orderly close may take before the socket is shut down.
-const CLOSE: Duration = Duration::from_secs(2);
+/// How long a connection may take over things. lapin itself waits without end.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Until TCP connects, and again until the handshakes are over.
+    pub connect: Duration,
+    /// For each step on a connection that stands: opening a channel, declaring the exchange.
+    pub step: Duration,
+    /// For an orderly close, before the socket is shut down.
+    pub close: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(10), step: Duration::from_secs(10), close: Duration::from_secs(2) }
+    }
+}
 
 /// What all messages have in common.
 const CONTENT_TYPE: &str = "application/vnd.msgpack";
@@ -39,6 +50,7 @@ const APP_ID: &str = "postgres-agent";
 pub struct Connection {
     inner: lapin::Connection,
     node: String,
+    limits: Limits,
     /// The same socket again, to shut it down whatever lapin waits for.
     socket: StdTcpStream,
 }
@@ -115,8 +127,9 @@ impl Connection {
         let node = format!("{}:{}", uri.authority.host, uri.authority.port);
         let connect = |source| Error::Connect { node: node.clone(), source };
         let limit = |what, limit| Error::Timeout { node: node.clone(), what, limit };
-        let stream = timeout(CONNECT, TcpStream::connect((uri.authority.host.as_str(), uri.authority.port)));
-        let stream = stream.await.map_err(|_| limit("connecting", CONNECT))?.map_err(connect)?;
+        let Limits { connect: time, .. } = config.limits;
+        let stream = timeout(time, TcpStream::connect((uri.authority.host.as_str(), uri.authority.port)));
+        let stream = stream.await.map_err(|_| limit("connecting", time))?.map_err(connect)?;
         stream.set_nodelay(true).map_err(connect)?;
         let stream = stream.into_std().map_err(connect)?;
         let socket = stream.try_clone().map_err(connect)?;
@@ -130,8 +143,8 @@ impl Connection {
             },
             other => other,
         };
-        match timeout(CONNECT, handshake(uri.clone(), stream)).await {
-            Ok(Ok(inner)) => Ok(Self { inner, node, socket }),
+        match timeout(time, handshake(uri.clone(), stream)).await {
+            Ok(Ok(inner)) => Ok(Self { inner, node, limits: config.limits, socket }),
             Ok(Err(error)) => {
                 let _already_closed = socket.shutdown(Shutdown::Both);
                 Err(refused(&error))
@@ -139,7 +152,7 @@ impl Connection {
             Err(_) => {
                 // lapin's thread waits for the socket for ever: without it, it ends.
                 let _already_closed = socket.shutdown(Shutdown::Both);
-                Err(limit("the handshake", CONNECT))
+                Err(limit("the handshake", time))
             }
         }
     }
@@ -227,7 +240,7 @@ impl Connection {
         let open = async {
             let channel = self.inner.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            Ok(Channel { inner: channel })
+            Ok(Channel { inner: channel, close: self.limits.close })
         };
         self.limited("opening a channel", open).await
     }
@@ -259,13 +272,14 @@ impl Connection {
 
     /// Closes in order, and by force where that takes too long (a blocked broker reads nothing).
     pub async fn close(self) {
-        self.close_within(CLOSE).await;
+        let limit = self.limits.close;
+        self.close_within(limit).await;
     }
 
     /// As [`Connection::close`], with less time where there is less.
     pub async fn close_within(&self, limit: Duration) {
         let close = self.inner.close(200, "goodbye".into());
-        if !matches!(timeout(CLOSE.min(limit), close).await, Ok(Ok(()))) {
+        if !matches!(timeout(self.limits.close.min(limit), close).await, Ok(Ok(()))) {
             self.kill();
         }
     }
@@ -280,9 +294,9 @@ impl Connection {
         what: &'static str,
         step: impl Future<Output = lapin::Result<T>>,
     ) -> Result<T, Error> {
-        match timeout(STEP, step).await {
+        match timeout(self.limits.step, step).await {
             Ok(result) => result.map_err(|error| Error::from_lapin(&error)),
-            Err(_) => Err(Error::Timeout { node: self.node.clone(), what, limit: STEP }),
+            Err(_) => Err(Error::Timeout { node: self.node.clone(), what, limit: self.limits.step }),
         }
     }
 }
@@ -302,6 +316,8 @@ async fn handshake(uri: AMQPUri, stream: TcpStream) -> lapin::Result<lapin::Conn
 #[derive(Clone)]
 pub struct Channel {
     inner: lapin::Channel,
+    /// How long an orderly close may take.
+    close: Duration,
 }
 
 impl std::fmt::Debug for Channel {
@@ -352,7 +368,7 @@ impl Channel {
 
     /// Closes the channel, without waiting long: what is in flight on it comes back as an error.
     pub async fn close(self) {
-        let _closed_or_given_up = timeout(CLOSE, self.inner.close(200, "begun anew".into())).await;
+        let _closed_or_given_up = timeout(self.close, self.inner.close(200, "begun anew".into())).await;
     }
 }
 

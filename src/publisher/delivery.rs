@@ -7,6 +7,7 @@
 //! return is there as soon as the message's own is, but not necessarily looked at before it.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
@@ -95,6 +96,13 @@ impl Deliveries {
         Self { window, window_bytes, tracks: BTreeMap::new(), last: None, silent: false }
     }
 
+    /// The connection is begun anew: nothing is in flight, and who goes gently still does.
+    pub fn begin_anew(&mut self) {
+        let gentle = |track: Track| Track { gentle: track.gentle, ..Track::default() };
+        self.tracks = std::mem::take(&mut self.tracks).into_iter().map(|(log, track)| (log, gentle(track))).collect();
+        (self.last, self.silent) = (None, false);
+    }
+
     fn track(&mut self, log: &Arc<str>) -> &mut Track {
         self.tracks.entry(Arc::clone(log)).or_default()
     }
@@ -119,11 +127,16 @@ impl Deliveries {
         own && in_flight < self.window && (in_flight == 0 || self.bytes() + bytes <= self.window_bytes)
     }
 
-    /// Which lane is next where both have something: fresh messages, but at least half of the window for what waits.
+    /// Which lane is next where both have something: the one that has less in flight, so that what waits has half of the
+    /// window; else in turn, fresh messages first.
     pub fn prefers(&self) -> Lane {
-        let flights = self.tracks.values().flat_map(|track| &track.flights);
-        let fresh = flights.filter(|flight| flight.lane == Lane::Fresh).count();
-        if fresh < self.window / 2 || self.last == Some(Lane::Waiting) { Lane::Fresh } else { Lane::Waiting }
+        let flights = || self.tracks.values().flat_map(|track| &track.flights);
+        let fresh = flights().filter(|flight| flight.lane == Lane::Fresh).count();
+        match (fresh * 2).cmp(&flights().count()) {
+            Ordering::Greater => Lane::Waiting,
+            Ordering::Equal if self.last == Some(Lane::Fresh) => Lane::Waiting,
+            Ordering::Less | Ordering::Equal => Lane::Fresh,
+        }
     }
 
     /// A message was handed to the log's channel; gives its tag there, from 1.
@@ -393,21 +406,24 @@ mod tests {
 
     #[test]
     fn fresh_goes_first_and_what_waits_has_half() {
-        for window in [1, 2, 8] {
+        // Answered one by one, or all at once.
+        for (window, answered) in [(1, 1), (2, 1), (8, 1), (8, 8)] {
             let log: Arc<str> = "log".into();
             let mut deliveries = Deliveries::new(window, 1 << 20);
             let mut lanes = Vec::new();
-            for seq in 1..=8 {
+            for seq in 1..=64 {
                 let lane = deliveries.prefers();
                 lanes.push(lane);
                 let tag = deliveries.sent(&log, &taken(seq, 1), lane, Instant::now());
-                if deliveries.count() > window / 2 {
-                    deliveries.answered(&log, tag - window as u64 / 2, true, None, Instant::now());
+                if deliveries.count() == window {
+                    for oldest in 1..=answered {
+                        deliveries.answered(&log, tag - window as u64 + oldest, true, None, Instant::now());
+                    }
                     deliveries.settle(&log);
                 }
             }
-            assert_eq!(lanes[0], if window == 1 { Lane::Waiting } else { Lane::Fresh });
-            assert!(lanes.contains(&Lane::Fresh), "{window}: {lanes:?}");
+            let fresh = lanes.iter().filter(|lane| **lane == Lane::Fresh).count();
+            assert_eq!((lanes[0], fresh), (Lane::Fresh, 32), "{window}, {answered} at once: {lanes:?}");
         }
     }
 

@@ -19,6 +19,7 @@ use crate::{
     health::Health,
     spool::{Spool, chain},
 };
+use delivery::Deliveries;
 use link::{End, Link};
 
 /// Reasons that are remembered in an outage, so that each is told once.
@@ -70,6 +71,7 @@ impl Publisher {
 
     async fn publish(&self, phase: &mut watch::Receiver<Phase>) {
         let mut delays = Delays::new(&self.retry);
+        let mut deliveries = Deliveries::new(self.config.window, self.config.window_bytes);
         let mut attempt = 0;
         let mut told = BTreeSet::new();
         loop {
@@ -86,7 +88,7 @@ impl Publisher {
                     }
                     told.clear();
                     self.health.delivery(|delivery| delivery.trouble = None);
-                    match Link::new(self, connection).serve(phase, &mut delays).await {
+                    match Link::new(self, connection, &mut deliveries).serve(phase, &mut delays).await {
                         End::Drained => return,
                         End::Lost(error) => error,
                     }

@@ -13,7 +13,7 @@ use std::{
 use futures_util::StreamExt;
 use tracing::{error, info, warn};
 
-use super::{Answered, Done, KEPT, Link, Pending, State};
+use super::{Answered, KEPT, Link, Pending, State, turns::TURN};
 use crate::{
     amqp::{Channel, Confirmed, Error, Unroutable},
     event::status::Reason,
@@ -26,7 +26,12 @@ impl Link<'_> {
         let Some(way) = self.ways.get_mut(log).filter(|way| way.era == era) else { return Ok(()) };
         match channel {
             Ok(channel) => {
-                way.state = State::Open(channel, None);
+                (way.state, way.opened) = (State::Open(channel, None), Instant::now());
+                Ok(())
+            }
+            Err(Error::NoChannel) => {
+                way.state = State::Closed(Some(Instant::now() + TURN / 10));
+                self.take_turns();
                 Ok(())
             }
             Err(error) if error.ends_connection() => Err(error),
@@ -158,12 +163,7 @@ impl Link<'_> {
         way.era += 1;
         let wait = if too_large { Duration::ZERO } else { way.delays.next() };
         let old = std::mem::replace(&mut way.state, State::Closed(Some(Instant::now() + wait)));
-        if let State::Open(channel, _) = old {
-            self.channels.push(Box::pin(async move {
-                channel.close().await;
-                Done::Closed
-            }));
-        }
+        self.close(old);
         if !too_large {
             self.trouble(log, chain(&error), KEPT);
         }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::{Answered, Done, Link, State, Way};
+use super::{Answered, Done, Link, State, Way, turns::TURN};
 use crate::{backoff::Delays, publisher::delivery::Lane, spool::Taken};
 
 impl Link<'_> {
@@ -20,12 +20,20 @@ impl Link<'_> {
     pub(super) fn fill(&mut self) {
         for log in self.publisher.spool.logs() {
             let delays = || Delays::new(&self.publisher.retry);
-            let new = || Way { state: State::Closed(None), era: 0, delays: delays(), held: None, trouble: None };
+            let new = || Way {
+                state: State::Closed(None),
+                era: 0,
+                opened: Instant::now(),
+                delays: delays(),
+                held: None,
+                trouble: None,
+            };
             self.ways.entry(log).or_insert_with(new);
         }
         if self.blocked.is_some() {
             return;
         }
+        self.end_turns();
         let logs: Vec<Arc<str>> = self.ways.keys().cloned().collect();
         self.turn = self.turn.wrapping_add(1);
         let first = self.turn % logs.len().max(1);
@@ -81,7 +89,7 @@ impl Link<'_> {
             State::Closed(Some(until)) | State::Open(_, Some(until)) if *until > now => false,
             State::Open(_, until) => {
                 *until = None;
-                true
+                !self.scarce || way.opened + TURN > now
             }
             State::Closed(_) => {
                 way.state = State::Opening;

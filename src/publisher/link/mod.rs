@@ -2,6 +2,7 @@
 
 mod answers;
 mod fill;
+mod turns;
 
 use std::{
     collections::BTreeMap,
@@ -68,6 +69,8 @@ struct Way {
     state: State,
     /// Counts channels: answers of an earlier one are of no interest.
     era: u64,
+    /// When its channel was opened.
+    opened: Instant,
     delays: Delays,
     /// Taken out of the spool, and the window had no room for it.
     held: Option<Taken>,
@@ -90,7 +93,8 @@ pub(super) struct Link<'a> {
     publisher: &'a Publisher,
     connection: Arc<Connection>,
     ways: BTreeMap<Arc<str>, Way>,
-    deliveries: Deliveries,
+    /// Outlives the connection: who goes gently is not forgotten with it.
+    deliveries: &'a mut Deliveries,
     answers: Pending<Answered>,
     channels: Pending<Done>,
     pace: Pace,
@@ -98,23 +102,26 @@ pub(super) struct Link<'a> {
     blocked: Option<(Instant, String)>,
     /// Logs begin to be served in turn after this one.
     turn: usize,
+    /// The broker allows fewer channels than there are logs: they take turns.
+    scarce: bool,
     draining: Option<Instant>,
     confirmed: bool,
 }
 
 impl<'a> Link<'a> {
-    pub(super) fn new(publisher: &'a Publisher, connection: Connection) -> Self {
-        let config = &publisher.config;
+    pub(super) fn new(publisher: &'a Publisher, connection: Connection, deliveries: &'a mut Deliveries) -> Self {
+        deliveries.begin_anew();
         Self {
             publisher,
             connection: Arc::new(connection),
             ways: BTreeMap::new(),
-            deliveries: Deliveries::new(config.window, config.window_bytes),
+            deliveries,
             answers: FuturesUnordered::new(),
             channels: FuturesUnordered::new(),
             pace: Pace::new(publisher.replay_rate, Instant::now()),
             blocked: None,
             turn: 0,
+            scarce: false,
             draining: None,
             confirmed: false,
         }
@@ -185,7 +192,8 @@ impl<'a> Link<'a> {
         let overdue = self.deliveries.oldest().filter(|_| self.blocked.is_none());
         let overdue = overdue.map(|sent| sent + self.publisher.config.confirm_timeout);
         let pace = self.pace.next(Instant::now());
-        [pauses, overdue, pace, self.draining].into_iter().flatten().min()
+        let turn = self.scarce.then(|| Instant::now() + turns::TURN / 10);
+        [pauses, overdue, pace, turn, self.draining].into_iter().flatten().min()
     }
 
     /// Changes the state. An error ends the connection.

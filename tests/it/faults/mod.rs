@@ -1,7 +1,9 @@
 //! Faults, one at a time, between the built agent and real servers and disks: what waits, what flows on, what is told, and
 //! that it heals. `tests/README.md` says which row of the matrix of faults each one is.
 
+mod answers;
 mod broken_disks;
+mod courier;
 mod disk_figures;
 mod evidence;
 mod folders;
@@ -14,4 +16,5 @@ mod outside;
 mod power;
 pub(crate) mod report;
 pub(crate) mod scene;
+mod strangers;
 mod upgrades;

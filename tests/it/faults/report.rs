@@ -50,6 +50,14 @@ pub(crate) fn tell_counted(fault: Fault, runs: u32, total: &Value) {
     }));
 }
 
+/// A fault in which there was nothing to deliver.
+pub(crate) fn tell_none(row: u32, name: &'static str) {
+    let none = json!({
+        "messages": 0, "declared_and_not_received": 0, "duplicates": 0, "declared": 0, "missing": 0,
+    });
+    tell_counted(Fault { row, name }, 1, &none);
+}
+
 fn write(line: &Value) {
     println!("{line}");
     if let Some(path) = std::env::var_os("FAULT_REPORT") {

@@ -28,6 +28,8 @@ pub(crate) enum Line {
     Dead,
     /// Connections are closed; new ones too, as soon as they come.
     Cut,
+    /// Of what the agent sends next, half gets through; then both ends are told that the connection is gone (TCP RST).
+    Reset,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -118,6 +120,10 @@ async fn carry(agent: TcpStream, broker: TcpStream, number: u32, lines: watch::R
     }
 }
 
+fn is_reset(state: &State, number: u32) -> bool {
+    state.line == Line::Reset && number <= state.last
+}
+
 /// Carries bytes as long as the line is not deaf this way for this connection.
 async fn pump(
     mut from: OwnedReadHalf,
@@ -136,6 +142,11 @@ async fn pump(
             biased;
             changed = lines.changed() => if changed.is_err() { return },
             read = from.read(&mut bytes) => match read {
+                Ok(count @ 1..) if deaf[0] == Line::DeafBroker && is_reset(&lines.borrow(), number) => {
+                    let _gone = to.write_all(&bytes[..count / 2]).await;
+                    let _gone = (to.as_ref().set_zero_linger(), from.as_ref().set_zero_linger());
+                    return;
+                }
                 Ok(count @ 1..) => if to.write_all(&bytes[..count]).await.is_err() { return },
                 _ => return,
             },

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.." || exit
 
 REPORT=$(mktemp) OUTPUT=$(mktemp)
 trap 'rm -f "$REPORT" "$OUTPUT"' EXIT
-[ $# -gt 0 ] || set -- faults:: delivery:: kills::
+[ $# -gt 0 ] || set -- faults::
 FAULT_REPORT=$REPORT cargo test --test it -- --nocapture "$@" >"$OUTPUT" 2>&1
 status=$?
 /usr/bin/python3 -B - "$REPORT" <<'TABLE'

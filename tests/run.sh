@@ -5,7 +5,7 @@
 #
 # For a Debian 12 machine with Rust, as root or with sudo. The first run fetches the servers (tests/servers.sh)
 # and builds cargo-deny, into a cache that later runs use. Ends with "N passed, N failed"; exit status 1 if any failed.
-# POSTGRES_AGENT_KILLS=100 makes the fault loop longer (tests/it/kills.rs).
+# FAULT_KILLS=100 makes the fault loop longer; tests/README.md names all such variables.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 

@@ -15,12 +15,9 @@
 
 /// Exit statuses, stdout and stderr of the commands, on real servers where they look at one.
 mod cli;
-/// One fault of the broker, the line or the disk at a time, and what the agent makes of it.
-mod delivery;
-/// One fault of the disk, the folder or the limits at a time; and the scenes that all faults are played in.
+/// Faults of the broker, the line, the disk, the folder, the limits and the process, each with two judges; and kill -9 at
+/// random moments through outages.
 mod faults;
-/// kill -9 of the agent at random moments through outages of the broker: nothing missing, by two judges.
-mod kills;
 /// One look of a collector, decoded.
 mod looking;
 /// What every session does.

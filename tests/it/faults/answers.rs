@@ -13,28 +13,10 @@ use super::{
     scene::BOUND,
 };
 use crate::rig::{
+    chance::Dice,
     peer::{Heard, POLITE, Peer, Published, Say, Script},
     wait_for_async,
 };
-
-/// Numbers that look random and are the same in each run.
-#[derive(Debug, Clone)]
-pub(super) struct Dice(u64);
-
-impl Dice {
-    pub(super) fn new(seed: u64) -> Self {
-        // The generator stands still at 0.
-        Self(seed | 1 << 63)
-    }
-
-    pub(super) fn below(&mut self, end: u64) -> u64 {
-        // xorshift64*, Vigna 2016.
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % end
-    }
-}
 
 /// What a peer took, and how often: acked, and not returned.
 #[derive(Debug, Clone, Default)]
@@ -71,22 +53,22 @@ impl Shuffle {
             Heard::Published(published) => {
                 // A return comes before the answer to its message, wherever that one stands.
                 let times = self.returned.entry(published.message_id.clone()).or_default();
-                let returned = *times < 2 && self.dice.below(40) == 0;
+                let returned = *times < 2 && self.dice.roll(40) == 0;
                 *times += u32::from(returned);
                 if returned {
                     said.push(Say::Return(published.clone()));
                 }
                 self.held.entry(published.channel).or_default().push((published, returned));
-                self.dice.below(8) == 0
+                self.dice.roll(8) == 0
             }
             Heard::Silence => true,
         };
         if flush {
             for (channel, mut held) in std::mem::take(&mut self.held) {
                 while !held.is_empty() {
-                    let at = usize::try_from(self.dice.below(held.len() as u64)).unwrap();
+                    let at = usize::try_from(self.dice.roll(held.len() as u64)).unwrap();
                     // All before it, or this one alone.
-                    let multiple = self.dice.below(3) == 0;
+                    let multiple = self.dice.roll(3) == 0;
                     let (from, tag) = (if multiple { 0 } else { at }, held[at].0.tag);
                     for (published, returned) in held.drain(from..=at) {
                         if !returned {

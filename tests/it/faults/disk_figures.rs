@@ -23,15 +23,13 @@ use postgres_agent::{
 use serde_json::{Value, json};
 
 use super::scene::{BOUND, Scene, nothing, rss};
-use crate::{
-    kills::number_from,
-    rig::{
-        agent::Agent,
-        disk::{Disk, under_log},
-        must,
-        rabbit::{self, Broker},
-        wait_for_async,
-    },
+use crate::rig::{
+    agent::Agent,
+    chance::number_from,
+    disk::{Disk, under_log},
+    must,
+    rabbit::{self, Broker},
+    wait_for_async,
 };
 
 /// The scene's configuration with other intervals and nothing else that hurries.

@@ -3,11 +3,13 @@
 
 mod answers;
 mod broken_disks;
+mod brokers;
 mod courier;
 mod disk_figures;
 mod evidence;
 mod folders;
 mod full_disks;
+mod kills;
 mod layout;
 mod left;
 mod limits;

@@ -21,14 +21,12 @@ use super::{
     evidence::{Evidence, Id},
     scene::{Scene, fast},
 };
-use crate::{
-    kills::{Dice, now_ms, number_from},
-    rig::{
-        agent::Agent,
-        disk::{Disk, under_boot},
-        proxy::{Line, Proxy},
-        rabbit,
-    },
+use crate::rig::{
+    agent::Agent,
+    chance::{Dice, now_ms, number_from},
+    disk::{Disk, under_boot},
+    proxy::{Line, Proxy},
+    rabbit,
 };
 
 const SYNC_AFTER: Duration = Duration::from_millis(300);

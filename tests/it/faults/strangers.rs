@@ -17,13 +17,14 @@ use postgres_agent::amqp::{Connection, Limits};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{
-    answers::{Dice, Took, script, tell},
+    answers::{Took, script, tell},
     courier::{Courier, LOGS, configured},
     scene::{BOUND, Scene, rss},
 };
 use crate::rig::{
     Folder,
     agent::Agent,
+    chance::Dice,
     peer::{Heard, Manners, POLITE, Peer, Say, Script, encoded},
     proxy::{Line, Proxy},
     rabbit, wait_for,
@@ -154,11 +155,11 @@ fn promise(bytes: u32) -> Vec<u8> {
 
 /// Frames that are whole, and that nobody asked for.
 fn unasked(dice: &mut Dice) -> Vec<u8> {
-    let channel = u16::try_from(dice.below(4)).unwrap();
+    let channel = u16::try_from(dice.roll(4)).unwrap();
     let close = connection::Close { reply_code: 320, reply_text: "gone".into(), class_id: 0, method_id: 0 };
     let shut = channel::Close { reply_code: 504, reply_text: "error".into(), class_id: 60, method_id: 40 };
-    let ack = basic::Ack { delivery_tag: dice.below(9), multiple: dice.below(2) == 0 };
-    let frame = match dice.below(8) {
+    let ack = basic::Ack { delivery_tag: dice.roll(9), multiple: dice.roll(2) == 0 };
+    let frame = match dice.roll(8) {
         0 => AMQPFrame::Heartbeat,
         1 => AMQPFrame::Body(channel, vec![7; 900]),
         2 => AMQPFrame::Method(0, AMQPClass::Connection(connection::AMQPMethod::Close(close))),
@@ -181,7 +182,7 @@ async fn nonsense_is_left_behind_and_a_good_broker_then_gets_everything() {
     let peer = Peer::start(move |connection| {
         let mut dice = Dice::new(connection as u64 + 1);
         let quick = Duration::ZERO;
-        let mut random = |len: u64| (0..len).map(|_| u8::try_from(dice.below(256)).unwrap()).collect::<Vec<u8>>();
+        let mut random = |len: u64| (0..len).map(|_| u8::try_from(dice.roll(256)).unwrap()).collect::<Vec<u8>>();
         let bytes = |bytes| (Manners::Bytes(bytes, 1 << 16, quick), script(|_| Vec::new()));
         match connection {
             at if at >= BAD => (POLITE, takes(&taken)),

@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "the rig offers whole servers, not only what today's tests ask of them")]
 
 pub(crate) mod agent;
+pub(crate) mod chance;
 pub(crate) mod disk;
 pub(crate) mod judges;
 pub(crate) mod peer;

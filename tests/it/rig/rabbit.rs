@@ -18,7 +18,7 @@ use std::{
 use lapin::{
     Channel, Connection, ConnectionProperties, ExchangeKind,
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
-    types::FieldTable,
+    types::{AMQPValue, FieldTable},
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -158,12 +158,23 @@ impl Broker {
 
     /// A durable queue that gets everything of a durable topic exchange; both are made if they are missing.
     pub(crate) async fn durable_queue(&self, queue: &str, exchange: &str) {
+        self.queue(queue, exchange, FieldTable::default()).await;
+    }
+
+    /// As [`Broker::durable_queue`], replicated: what it confirms is on disk.
+    pub(crate) async fn quorum_queue(&self, queue: &str, exchange: &str) {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        self.queue(queue, exchange, arguments).await;
+    }
+
+    async fn queue(&self, queue: &str, exchange: &str, arguments: FieldTable) {
         let (connection, channel) = self.channel().await;
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
         let table = FieldTable::default;
         channel.exchange_declare(exchange.into(), ExchangeKind::Topic, durable, table()).await.unwrap();
         let durable = QueueDeclareOptions { durable: true, ..Default::default() };
-        channel.queue_declare(queue.into(), durable, table()).await.unwrap();
+        channel.queue_declare(queue.into(), durable, arguments).await.unwrap();
         let bind = QueueBindOptions::default();
         channel.queue_bind(queue.into(), exchange.into(), "#".into(), bind, table()).await.unwrap();
         connection.close(200, "done".into()).await.unwrap();

@@ -20,16 +20,14 @@ use lapin::{
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::{
-    faults::scene::{BOUND, Scene, bytes_below, many_folders, nothing, rss},
-    rig::{
-        Folder,
-        agent::Agent,
-        judges::told,
-        proxy::{Line, Proxy},
-        rabbit::{self, Broker},
-        wait_for, wait_for_async,
-    },
+use super::scene::{BOUND, Scene, bytes_below, many_folders, nothing, rss};
+use crate::rig::{
+    Folder,
+    agent::Agent,
+    judges::told,
+    proxy::{Line, Proxy},
+    rabbit::{self, Broker},
+    wait_for, wait_for_async,
 };
 
 const ALL_BUT_LOCKS: [&str; 4] = ["pg_activity", "pg_statements", "system_metrics", "agent_status"];

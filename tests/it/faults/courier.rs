@@ -2,13 +2,14 @@
 
 use std::{
     fs,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use postgres_agent::{
     amqp::Limits,
-    collectors,
+    backoff, collectors,
     config::{self, Config},
     health::Health,
     publisher::{Phase, Publisher},
@@ -23,7 +24,7 @@ use crate::rig::{Folder, wait_for_async};
 pub(super) const LOGS: [&str; 3] = ["pg_locks", "pg_activity", "system_metrics"];
 
 pub(super) struct Courier {
-    _folder: Folder,
+    folder: Folder,
     pub(super) spool: Arc<Spool>,
     pub(super) health: Arc<Health>,
     phase: watch::Sender<Phase>,
@@ -45,6 +46,14 @@ pub(super) fn configured(folder: &Folder, url: &str, more: &str) -> Config {
 impl Courier {
     pub(super) fn start(name: &str, url: &str, more: &str) -> Self {
         Self::prepared(name, url, more, |_| {})
+    }
+
+    /// With the pauses of the defaults.
+    pub(super) fn patient(name: &str, url: &str, more: &str) -> Self {
+        let folder = Folder::new(name);
+        let mut config = configured(&folder, url, more);
+        config.retry = backoff::Config::default();
+        Self::of(folder, config, |_| {})
     }
 
     /// With other time limits.
@@ -84,7 +93,11 @@ impl Courier {
                 tokio::task::spawn_blocking(move || kept.keep()).await.unwrap();
             }
         });
-        Self { _folder: folder, spool, health, phase, publisher, keeper }
+        Self { folder, spool, health, phase, publisher, keeper }
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Numbers a message of so many bytes.

@@ -15,6 +15,7 @@ mod left;
 mod limits;
 mod order;
 mod outside;
+mod pile_up;
 mod power;
 pub(crate) mod report;
 pub(crate) mod scene;

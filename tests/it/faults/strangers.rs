@@ -4,7 +4,6 @@
 use std::{
     fs,
     net::SocketAddr,
-    process::Command,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -24,6 +23,7 @@ use super::{
 use crate::rig::{
     Folder,
     agent::Agent,
+    alone,
     chance::Dice,
     peer::{Heard, Manners, POLITE, Peer, Say, Script, encoded},
     proxy::{Line, Proxy},
@@ -38,24 +38,6 @@ fn takes(took: &Took) -> Script {
         took.take(&published);
         vec![Say::Ack(published.channel, published.tag, false)]
     })
-}
-
-/// Runs a test of this binary alone, in a process of its own, so that its threads and descriptors are nobody else's.
-fn alone(test: &str) -> bool {
-    const ALONE: &str = "FAULT_ALONE";
-    if std::env::var_os(ALONE).is_some() {
-        return true;
-    }
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(ALONE, "1")
-        .output()
-        .unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-    println!("{}", text.lines().filter(|line| line.contains("threads")).collect::<Vec<_>>().join("\n"));
-    false
 }
 
 fn count(folder: &str) -> usize {
@@ -91,7 +73,7 @@ fn a_thousand_silent_handshakes_leave_nothing_behind() {
             after = now();
             after.0 <= before.0 && after.1 <= before.1
         });
-        println!("1,000 silent handshakes: threads, descriptors, RSS before {before:?}, after {after:?}");
+        println!("figure: 1,000 silent handshakes: threads, descriptors, RSS before {before:?}, after {after:?}");
         assert!(after.2 < before.2 + (16 << 20), "{} bytes more", after.2 - before.2);
         assert!(peer.accepted() >= 1_020);
         tell(29, "TCP accepts, AMQP silent", 1_000, &peer, &Took::default());
@@ -268,6 +250,7 @@ async fn what_is_confirmed_leaves_no_memory_behind() {
         (POLITE, script(hear))
     })
     .await;
+    peer.keep_nothing();
     let courier = Courier::start("lean", &peer.url(), "");
     let mut at_rest = 0;
     for round in 1..=20 {
@@ -275,7 +258,6 @@ async fn what_is_confirmed_leaves_no_memory_behind() {
             courier.number_all(32);
         }
         courier.all_delivered().await;
-        peer.forget();
         if round == 5 {
             at_rest = rss(std::process::id());
         }

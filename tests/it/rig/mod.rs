@@ -69,6 +69,26 @@ pub(crate) fn wait_for_async<T, F: Future<Output = Option<T>>>(
     }
 }
 
+/// Runs a test of this binary alone, in a process of its own, so that threads, descriptors and memory are nobody else's.
+/// True in that process; false in the one that started it, once it ended well. Lines with `figure:` are printed here too,
+/// and lines of the report are written.
+pub(crate) fn alone(test: &str) -> bool {
+    const ALONE: &str = "FAULT_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    println!("{}", text.lines().filter(|line| line.contains("figure:")).collect::<Vec<_>>().join("\n"));
+    false
+}
+
 /// A loopback port that nobody listens on, below the range the kernel gives to outgoing connections: a port
 /// from that range could be taken by some client while its server is down for a test.
 pub(crate) fn free_port() -> u16 {

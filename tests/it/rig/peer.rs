@@ -4,7 +4,10 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -88,6 +91,7 @@ pub(crate) struct Peer {
     port: u16,
     published: Arc<Mutex<Vec<Published>>>,
     accepted: Arc<Mutex<usize>>,
+    keeps: Arc<AtomicBool>,
     accepts: JoinHandle<()>,
 }
 
@@ -106,6 +110,8 @@ impl Peer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (published, accepted) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
+        let keeps = Arc::new(AtomicBool::new(true));
+        let keeping = Arc::clone(&keeps);
         let (seen, count) = (Arc::clone(&published), Arc::clone(&accepted));
         let accepts = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
@@ -114,12 +120,16 @@ impl Peer {
                 let number = *count.lock().unwrap();
                 *count.lock().unwrap() += 1;
                 let (manners, script) = each(number);
-                let seen = Arc::clone(&seen);
+                let (seen, keeps) = (Arc::clone(&seen), Arc::clone(&keeping));
                 // However it ends: the other side went away.
-                connections.spawn(async move { _ = meet(stream, manners, Talk { number, script, seen }).await });
+                connections.spawn(async move { _ = meet(stream, manners, Talk { number, script, seen, keeps }).await });
             }
         });
-        Self { port, published, accepted, accepts }
+        Self { port, published, accepted, keeps, accepts }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     pub(crate) fn url(&self) -> String {
@@ -136,9 +146,9 @@ impl Peer {
         self.published.lock().unwrap().len()
     }
 
-    /// Forgets what was published.
-    pub(crate) fn forget(&self) {
-        self.published.lock().unwrap().clear();
+    /// From now on what was published is known to the script only.
+    pub(crate) fn keep_nothing(&self) {
+        self.keeps.store(false, Ordering::Relaxed);
     }
 
     /// How many connections were accepted.
@@ -207,6 +217,7 @@ struct Talk {
     number: usize,
     script: Script,
     seen: Arc<Mutex<Vec<Published>>>,
+    keeps: Arc<AtomicBool>,
 }
 
 impl Talk {
@@ -297,7 +308,9 @@ impl Talk {
     }
 
     async fn whole(&mut self, frames: &mut Frames, published: Published) -> io::Result<()> {
-        self.seen.lock().unwrap().push(published.clone());
+        if self.keeps.load(Ordering::Relaxed) {
+            self.seen.lock().unwrap().push(published.clone());
+        }
         let said = (self.script)(Heard::Published(published));
         say(frames, said).await
     }

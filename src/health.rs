@@ -62,6 +62,27 @@ pub struct Delivery {
     pub reconnects: u64,
     /// Why messages do not get through now, and what mends it; nil if they do.
     pub trouble: Option<String>,
+    /// Since when, by the host's clock; nil if they do. A connection that comes back and delivers nothing is no end of it.
+    pub trouble_since: Option<Time>,
+    /// Since when nothing was confirmed without trouble.
+    #[serde(skip)]
+    pub troubled: Option<Time>,
+}
+
+impl Delivery {
+    /// Takes note of why messages do not get through, or that nothing is known to be wrong.
+    pub fn set_trouble(&mut self, trouble: Option<String>) {
+        self.trouble_since = trouble.as_ref().map(|_| *self.troubled.get_or_insert_with(Time::now));
+        self.trouble = trouble;
+    }
+
+    /// A message was confirmed and not returned.
+    pub fn confirm(&mut self) {
+        self.confirmed += 1;
+        if self.trouble.is_none() {
+            self.troubled = None;
+        }
+    }
 }
 
 /// The state of all parts.

@@ -8,7 +8,7 @@ use tokio::{
 };
 use tracing::{error, info};
 
-use super::{Error, speaker};
+use super::{Error, speaker, vigil::keep_vigil};
 use crate::{
     batch::{
         Batcher,
@@ -43,6 +43,7 @@ pub(super) struct Tasks {
     intake: JoinHandle<()>,
     publisher: JoinHandle<()>,
     keeper: JoinHandle<()>,
+    vigil: JoinHandle<()>,
 }
 
 impl Tasks {
@@ -52,6 +53,7 @@ impl Tasks {
             _ = &mut self.intake => "intake",
             _ = &mut self.publisher => "publisher",
             _ = &mut self.keeper => "spool's keeper",
+            _ = &mut self.vigil => "vigil",
         }
     }
 }
@@ -80,6 +82,7 @@ impl Line {
             intake: tokio::spawn(intake.run(receiver)),
             publisher: tokio::spawn(publisher.run(phases)),
             keeper: tokio::spawn(keep(Arc::clone(&spool))),
+            vigil: tokio::spawn(keep_vigil(Arc::clone(&spool), Arc::clone(&health))),
         };
         Ok(Self { spool, health, samples, max_event_bytes, tasks, phase })
     }
@@ -102,13 +105,14 @@ impl Line {
     /// Ends all tasks in the direction of the data; what is fresh or in flight has time until then. Nobody else may still
     /// hold [`Line::samples`].
     pub(super) async fn end(self, until: Instant) {
-        let Self { spool, samples, tasks: Tasks { intake, publisher, keeper }, phase, .. } = self;
+        let Self { spool, samples, tasks: Tasks { intake, publisher, keeper, vigil }, phase, .. } = self;
         drop(samples);
         ended_well("intake", intake.await);
         // Nobody may be left to hear it: then there is nothing to drain either.
         let _gone = phase.send(Phase::Draining(until));
         ended_well("publisher", publisher.await);
         keeper.abort();
+        vigil.abort();
         let close = Arc::clone(&spool);
         ended_well("spool", tokio::task::spawn_blocking(move || close.close()).await);
         info!(messages_left = spool.status().messages, "stopped; what is left is in the spool");

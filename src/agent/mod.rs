@@ -5,6 +5,7 @@
 
 mod line;
 mod replay;
+mod vigil;
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 

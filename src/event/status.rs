@@ -59,7 +59,7 @@ pub struct AgentStatus {
 }
 
 /// What the spool holds: everything that has a `seq` and is neither confirmed nor declared.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
 pub struct SpoolStatus {
     /// Messages that wait, those in flight included.
     pub messages: u64,
@@ -69,6 +69,10 @@ pub struct SpoolStatus {
     pub oldest_at: Option<Time>,
     /// Why the agent keeps messages in memory only, and what mends it; nil if the disk takes them.
     pub trouble: Option<String>,
+    /// Since when, by the host's clock; nil if the disk takes them.
+    pub trouble_since: Option<Time>,
+    /// Until `spool.max_bytes` or `spool.min_free` is reached if it goes on as in the last minutes, in seconds; nil if what waits does not grow.
+    pub lasts_s: Option<f64>,
 }
 
 /// A range of messages that the spool still holds.

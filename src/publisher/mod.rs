@@ -87,7 +87,7 @@ impl Publisher {
                         self.health.delivery(|delivery| delivery.reconnects += 1);
                     }
                     told.clear();
-                    self.health.delivery(|delivery| delivery.trouble = None);
+                    self.health.delivery(|delivery| delivery.set_trouble(None));
                     match Link::new(self, connection, &mut deliveries).serve(phase, &mut delays).await {
                         End::Drained => return,
                         End::Lost(error) => error,
@@ -107,7 +107,7 @@ impl Publisher {
             if told.len() > MOST_REASONS {
                 told.clear();
             }
-            self.health.delivery(|delivery| delivery.trouble = Some(reason));
+            self.health.delivery(|delivery| delivery.set_trouble(Some(reason)));
             tokio::select! {
                 biased;
                 () = draining(phase) => return,

@@ -29,6 +29,7 @@ pub mod host;
 pub mod ledger;
 pub mod log;
 pub mod mark;
+pub mod outlook;
 pub mod outside;
 pub mod ranges;
 pub mod record;

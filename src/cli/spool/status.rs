@@ -17,7 +17,7 @@ pub(super) fn run(dir: &Path, json: bool) -> Outcome {
 }
 
 fn of(log: &Log) -> SpoolStatus {
-    SpoolStatus { messages: log.messages(), bytes: log.bytes(), oldest_at: log.oldest_at(), trouble: None }
+    SpoolStatus { messages: log.messages(), bytes: log.bytes(), oldest_at: log.oldest_at(), ..SpoolStatus::default() }
 }
 
 fn total(outside: &Outside) -> SpoolStatus {
@@ -26,7 +26,7 @@ fn total(outside: &Outside) -> SpoolStatus {
         messages: logs().map(|log| log.messages).sum(),
         bytes: logs().map(|log| log.bytes).sum(),
         oldest_at: logs().filter_map(|log| log.oldest_at).min(),
-        trouble: None,
+        ..SpoolStatus::default()
     }
 }
 

@@ -17,6 +17,7 @@ use super::{Answered, KEPT, Link, Pending, State, turns::TURN};
 use crate::{
     amqp::{Channel, Confirmed, Error, Unroutable},
     event::status::Reason,
+    health::Delivery,
     publisher::delivery::{Outcome, Overdue, Settled},
     spool::chain,
 };
@@ -78,7 +79,7 @@ impl Link<'_> {
         let discard = self.publisher.config.unroutable == Unroutable::Discard;
         match settled.outcome {
             Outcome::Delivered => {
-                health.delivery(|delivery| delivery.confirmed += 1);
+                health.delivery(Delivery::confirm);
                 spool.ack(log, settled.id);
                 self.delivered(log);
             }
@@ -141,7 +142,7 @@ impl Link<'_> {
         let blocked = self.blocked.iter().map(|(_, reason)| format!("the broker takes no messages for now: {reason}"));
         let troubles = self.ways.iter().filter_map(|(log, way)| Some(format!("{log}: {}", way.trouble.as_ref()?)));
         let text = blocked.chain(troubles).collect::<Vec<_>>().join("; ");
-        self.publisher.health.delivery(|delivery| delivery.trouble = Some(text).filter(|text| !text.is_empty()));
+        self.publisher.health.delivery(|delivery| delivery.set_trouble(Some(text).filter(|text| !text.is_empty())));
     }
 
     /// The log's channel is over: what was in flight comes back, and it is tried again alone.

@@ -7,7 +7,7 @@ mod tell;
 use std::{
     collections::BTreeMap,
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use room::NoRoom;
+pub(super) use safe::sync_names;
 
 use super::{
     Config, Draft,
@@ -25,6 +26,7 @@ use super::{
     ledger::Ledger,
     log::{self, Log, RunLog, Settled},
     mark::Loss,
+    outlook::Outlook,
     ranges::Ranges,
     record,
     segment::{Copy, Segment},
@@ -59,6 +61,7 @@ pub(super) struct State {
     pub(super) importance: Vec<&'static str>,
     /// Damaged segments that were set aside, the oldest first, and their bytes.
     pub(super) aside: Vec<(PathBuf, u64)>,
+    pub(super) outlook: Outlook,
 }
 
 /// Why messages are not as safe as they should be, if they are not.
@@ -116,12 +119,6 @@ pub(super) struct Due {
     pub(super) dead: Vec<Segment>,
 }
 
-/// Syncs the names in a folder, and its own in the folder above.
-pub(super) fn sync_names(host: &dyn Host, folder: &Path) -> io::Result<()> {
-    host.sync_folder(folder)?;
-    folder.parent().map_or(Ok(()), |above| host.sync_folder(above))
-}
-
 impl State {
     /// The state without a disk.
     pub(super) fn new(host: Arc<dyn Host>, config: Config, importance: Vec<&'static str>, run_id: Uuid) -> Self {
@@ -146,6 +143,7 @@ impl State {
             space: (now, u64::MAX),
             importance,
             aside: Vec::new(),
+            outlook: Outlook::default(),
         }
     }
 

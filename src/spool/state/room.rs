@@ -61,7 +61,7 @@ impl State {
     }
 
     /// Bytes that the spool takes of what it may.
-    fn used(&self) -> u64 {
+    pub(super) fn used(&self) -> u64 {
         self.logs.values().map(Log::bytes).chain(self.aside.iter().map(|(_, bytes)| *bytes)).sum()
     }
 
@@ -92,7 +92,7 @@ impl State {
     }
 
     /// Bytes free on the file system, at most a second old.
-    fn free(&mut self) -> u64 {
+    pub(super) fn free(&mut self) -> u64 {
         let now = self.host.now();
         if self.space.1 == u64::MAX || now.duration_since(self.space.0) >= Duration::from_secs(1) {
             // Where it cannot be told, writing itself will say.

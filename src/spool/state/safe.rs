@@ -1,15 +1,22 @@
 //! Safety: what is done when the disk does not take, keep or hold what was written, and when it is well again.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{io, path::Path, sync::Arc, time::Instant};
 
 use tracing::{error, info, warn};
 
-use super::{RESCUE_AFTER, State, sync_names};
+use super::{RESCUE_AFTER, State};
 use crate::spool::{
     chain,
+    host::Host,
     log::{Key, Log},
     segment::{Copy, Segment},
 };
+
+/// Syncs the names in a folder, and its own in the folder above.
+pub(in crate::spool) fn sync_names(host: &dyn Host, folder: &Path) -> io::Result<()> {
+    host.sync_folder(folder)?;
+    folder.parent().map_or(Ok(()), |above| host.sync_folder(above))
+}
 
 impl State {
     /// `sync_after = "0s"`: a message is on disk before the publisher can have it.

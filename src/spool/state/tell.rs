@@ -29,16 +29,22 @@ impl State {
         }
     }
 
-    pub(in crate::spool) fn status(&self) -> SpoolStatus {
+    pub(in crate::spool) fn status(&mut self) -> SpoolStatus {
+        let (trouble, used) = (self.trouble(), self.used());
+        let room = self.config.max_bytes.saturating_sub(used).min(self.free().saturating_sub(self.config.min_free));
+        self.outlook.note(self.host.now(), used);
         SpoolStatus {
             messages: self.logs.values().map(Log::messages).sum(),
             bytes: self.logs.values().map(Log::bytes).sum(),
             oldest_at: self.logs.values().filter_map(Log::oldest_at).min(),
-            trouble: self.trouble(),
+            trouble_since: self.outlook.since(trouble.is_some()),
+            lasts_s: self.outlook.lasts(room).map(|lasts| lasts.as_secs_f64()),
+            trouble,
         }
     }
 
-    pub(in crate::spool) fn told(&self) -> Told {
+    pub(in crate::spool) fn told(&mut self) -> Told {
+        let spool = self.status();
         let given = |log: &Log| Some(log.given()).filter(|given| *given > 0);
         let previous = |run: &u64| {
             let (id, _) = self.runs.get(run)?;
@@ -48,7 +54,7 @@ impl State {
         };
         Told {
             sent: self.logs.iter().filter_map(|(name, log)| Some((name.to_string(), given(log)?))).collect(),
-            spool: self.status(),
+            spool,
             waiting: merged(self.logs.values().flat_map(Log::waiting).collect()),
             lost: self.lost.next(TOLD_AT_ONCE).map(Lost::from).collect(),
             previous_runs: self.previous.next(usize::MAX).filter_map(previous).collect(),

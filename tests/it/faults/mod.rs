@@ -15,6 +15,7 @@ mod left;
 mod limits;
 mod order;
 mod outside;
+mod picture;
 mod pile_up;
 mod power;
 pub(crate) mod report;

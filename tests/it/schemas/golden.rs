@@ -323,8 +323,17 @@ fn status() -> AgentStatus {
             nacked: 1,
             reconnects: 2,
             trouble: text("connection refused"),
+            trouble_since: Some(NOW),
+            troubled: None,
         },
-        spool: SpoolStatus { messages: 2, bytes: 4096, oldest_at: Some(NOW), trouble: text("no space left") },
+        spool: SpoolStatus {
+            messages: 2,
+            bytes: 4096,
+            oldest_at: Some(NOW),
+            trouble: text("no space left"),
+            trouble_since: Some(NOW),
+            lasts_s: Some(86_400.5),
+        },
         waiting: vec![Waiting { run_id: RUN.into(), collector: "pg_activity".into(), first_seq: 7, last_seq: 8 }],
         lost: vec![
             Lost {

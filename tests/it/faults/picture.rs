@@ -15,8 +15,8 @@ use crate::rig::{
 fn newest_status(scene: &Scene) -> Option<Value> {
     let dump = command(["spool", "dump", "--dir"]).arg(scene.spool()).output().unwrap();
     let bodies = String::from_utf8(dump.stdout).unwrap();
-    let bodies = bodies.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let mut newest = bodies.filter(|body| body["collector"] == "agent_status").next_back()?;
+    let mut bodies = bodies.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut newest = bodies.rfind(|body| body["collector"] == "agent_status")?;
     Some(newest["events"][0]["data"].take())
 }
 

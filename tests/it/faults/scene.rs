@@ -29,7 +29,7 @@ use crate::rig::{
 };
 
 /// How long a scene waits for any one thing: on two busy cores everything takes its time.
-pub(crate) const BOUND: Duration = Duration::from_secs(45);
+pub(crate) const BOUND: Duration = Duration::from_secs(90);
 
 /// An exchange with the judges' queue, a queue of statuses for the test's own eyes, and an agent.
 pub(crate) struct Scene {

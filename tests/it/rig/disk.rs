@@ -133,10 +133,21 @@ fn can(what: &str, command: &mut Command) -> Option<()> {
 /// The beginning of a command line whose process believes that the machine was started anew: its own view of
 /// `/proc/sys/kernel/random/boot_id`, nobody else's.
 pub(crate) fn under_boot(folder: &Path, number: u32) -> Option<Vec<String>> {
-    const BIND: &str = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
     let file = folder.join(format!("boot-{number}"));
     fs::write(&file, format!("{number:08x}-0000-4000-8000-000000000000\n")).unwrap();
-    let under: Vec<String> = ["unshare", "--mount", "sh", "-c", BIND, file.to_str().unwrap()].map(str::to_owned).into();
+    under_file(&file, "/proc/sys/kernel/random/boot_id")
+}
+
+/// The beginning of a command line whose process has an `/etc/hosts` of its own.
+pub(crate) fn under_hosts(file: &Path) -> Option<Vec<String>> {
+    under_file(file, "/etc/hosts")
+}
+
+/// Whose process sees `file` in the place of another one.
+fn under_file(file: &Path, place: &str) -> Option<Vec<String>> {
+    let bind = format!("mount --bind \"$0\" {place} && exec \"$@\"");
+    let under: Vec<String> =
+        ["unshare", "--mount", "sh", "-c", &bind, file.to_str().unwrap()].map(str::to_owned).into();
     can("make a mount namespace", Command::new(&under[0]).args(&under[1..]).arg("true"))?;
     Some(under)
 }

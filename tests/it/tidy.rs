@@ -69,6 +69,24 @@ fn names_say_something() {
 }
 
 #[test]
+fn each_test_that_the_table_of_faults_names_is_there() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/README.md")).expect("a README");
+    let table = readme.split("## The faults").nth(1).expect("the table of faults");
+    let (inside, beside) = (sources("tests/it"), sources("src"));
+    // The path of a test, as `a_file::a_name` or `spool::a_module::a_name`: its name stands in some source.
+    let is_there = |name: &str| inside.iter().chain(&beside).any(|source| source.text.contains(&format!("fn {name}(")));
+    let named = table.split('`').skip(1).step_by(2).filter(|text| text.contains("::") && !text.ends_with("::"));
+    let named: Vec<&str> = named.collect();
+    assert!(named.len() > 60, "{} tests are named", named.len());
+    let gone: Vec<String> = named
+        .iter()
+        .filter(|path| !is_there(path.rsplit("::").next().unwrap()))
+        .map(|path| format!("{path} is no test"))
+        .collect();
+    check(&gone);
+}
+
+#[test]
 fn no_file_is_forgotten() {
     check(&rules::forgotten(&sources("src")));
     check(&rules::forgotten(&sources("tests/it")));

@@ -13,9 +13,8 @@ use futures_util::FutureExt;
 use proptest::prelude::*;
 
 use super::{
-    Key, LOGS, Model, body, config,
+    model::{Key, LOGS, Model, body, config, tell},
     sim::{Call, Dice, Fault, Sim},
-    tell,
 };
 use crate::{
     event::status::{self, Lost, Reason},

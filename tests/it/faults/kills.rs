@@ -173,15 +173,19 @@ async fn watch_statuses(broker: &Broker) {
 /// Waits for a status of the run begun at `begin` by which nothing of an earlier run waits any more.
 async fn all_of_earlier_runs_is_delivered(broker: &Broker, begin: u64) {
     let (_connection, channel) = broker.channel().await;
-    wait_for_async("all of earlier runs is delivered", Duration::from_secs(60), async || {
-        let get = BasicGetOptions { no_ack: true };
-        let message = channel.basic_get(STATUSES.into(), get).await.unwrap()?;
-        let message: Value = rmp_serde::from_slice(&message.delivery.data).unwrap();
-        let run = message["run_id"].as_str().unwrap();
-        // A run's id begins with its time, 48 bits of milliseconds: dead runs' statuses still come behind what is fresh.
-        let begun = u64::from_str_radix(&run.replace('-', "")[..12], 16).unwrap();
-        let waiting = message["events"][0]["data"]["waiting"].as_array().unwrap();
-        (begun >= begin && waiting.iter().all(|range| range["run_id"] == run)).then_some(())
+    wait_for_async("all of earlier runs is delivered", Duration::from_secs(120), async || {
+        let get = async || channel.basic_get(STATUSES.into(), BasicGetOptions { no_ack: true }).await.unwrap();
+        while let Some(message) = get().await {
+            let message: Value = rmp_serde::from_slice(&message.delivery.data).unwrap();
+            let run = message["run_id"].as_str().unwrap();
+            // A run's id begins with its time, 48 bits of milliseconds: dead runs' statuses still come behind what is fresh.
+            let begun = u64::from_str_radix(&run.replace('-', "")[..12], 16).unwrap();
+            let waiting = message["events"][0]["data"]["waiting"].as_array().unwrap();
+            if begun >= begin && waiting.iter().all(|range| range["run_id"] == run) {
+                return Some(());
+            }
+        }
+        None
     })
     .await;
 }

@@ -5,7 +5,7 @@
 //! nothing, and damage counts only where it stays.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::OpenOptions,
     io,
     os::unix::fs::OpenOptionsExt,
@@ -84,24 +84,24 @@ pub fn look(folder: &Path) -> Result<Outside, Error> {
 /// # Errors
 /// As [`look`].
 pub fn verify(folder: &Path, read: &mut dyn FnMut(u64)) -> Result<Outside, Error> {
-    let mut verified = Outside::find(folder, &mut |host, path| {
-        let found = Segment::verify(host, path)?;
-        read(path.symlink_metadata().map_or(0, |file| file.len()));
-        Ok(found)
-    })?;
-    if verified.holder.is_some() {
-        // A record that is being written, or a file that is being cut back, looks like damage for a moment.
-        for _ in 1..LOOKS {
-            let again: BTreeSet<Hole> = verified.holes.iter().flat_map(|hole| holes_of(&hole.path)).collect();
-            verified.holes.retain(|hole| again.contains(hole));
+    let mut look = || {
+        Outside::find(folder, &mut |host, path| {
+            let found = Segment::verify(host, path)?;
+            read(path.symlink_metadata().map_or(0, |file| file.len()));
+            Ok(found)
+        })
+    };
+    let mut verified = look()?;
+    for _ in 1..LOOKS {
+        if verified.holder.is_none() || verified.is_whole() && verified.holes.is_empty() {
+            break;
         }
+        // A record that is being written, or a file that is begun or cut back, looks like damage for a moment.
+        let mut again = look()?;
+        again.holes.retain(|hole| verified.holes.contains(hole));
+        verified = again;
     }
     Ok(verified)
-}
-
-fn holes_of(path: &Path) -> Vec<Hole> {
-    let host: Arc<dyn Host> = Arc::new(Onlooker);
-    Segment::verify(&host, path).map_or_else(|_| Vec::new(), |found| holes(&found))
 }
 
 fn holes(found: &Found) -> Vec<Hole> {

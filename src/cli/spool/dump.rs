@@ -16,9 +16,9 @@ const BODY_BYTES_MAX: usize = 256 << 20;
 pub(super) fn run(dir: &Path) -> Outcome {
     let outside = outside::look(dir).map_err(failed)?;
     remarks(&outside).lines().for_each(complain);
-    let mut whole = outside.is_whole();
-    // Beside a running agent a file may be cut back or go while it is read.
+    // Beside a running agent a file may be begun, cut back or gone while it is read.
     let held = outside.holder.is_some();
+    let mut whole = held || outside.is_whole();
     let mut messages = outside.messages();
     for taken in &mut messages {
         match decode(&taken.batch) {

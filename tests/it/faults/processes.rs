@@ -95,12 +95,12 @@ async fn stopped_and_continued_it_connects_anew_and_makes_up_for_nothing() {
 async fn starved_of_cpu_it_keeps_its_connection_and_loses_nothing() {
     let scene = Scene::new("starved", &rabbit::shared().url(), &["#"]).await.of(51, "nice 19 beside four busy loops");
     let under: Vec<String> = ["nice", "-n", "19"].map(str::to_owned).into();
-    let config = scene.config(&rabbit::shared().url(), "amqp.heartbeat = '2s'");
+    let config = scene.config(&rabbit::shared().url(), "amqp.heartbeat = '4s'");
     let agent = Agent::start_under(&under, scene.path(), &config);
     scene.status("it flows", |status| status.counts("confirmed") > 5).await;
     let mut busy: Vec<_> =
         (0..4).map(|_| Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap()).collect();
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
     while scene.next_status().await.is_some() {}
     let status = scene.status("it still speaks", |_| true).await;
     for child in &mut busy {

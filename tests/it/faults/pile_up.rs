@@ -13,7 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lapin::{options::BasicGetOptions, types::AMQPValue};
+use lapin::{
+    ExchangeKind,
+    options::{BasicGetOptions, ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
 use postgres_agent::spool::mark::Marked;
 
 use super::{
@@ -27,7 +31,8 @@ use crate::rig::{
     chance::{Dice, number_from},
     peer::{Heard, POLITE, Peer, Say, Script},
     proxy::{Line, Proxy},
-    rabbit, wait_for_async,
+    rabbit::{self, Broker},
+    wait_for_async,
 };
 
 /// Memory does not grow while messages pile up: at most so much above rest.
@@ -180,14 +185,33 @@ async fn flaps_with_a_backlog_that_is_never_drained_keep_acked_ranges_bounded_an
     courier.end(Duration::from_secs(5)).await;
 }
 
+/// A queue that gets only what is published for the first time.
+async fn fresh_queue(broker: &Broker, exchange: &str) -> String {
+    // What waited goes here, and is not looked at.
+    broker.durable_queue(exchange, exchange).await;
+    let (connection, channel) = broker.channel().await;
+    let (fresh, table) = (format!("{exchange}-fresh"), FieldTable::default);
+    let (own, from) = (|| fresh.as_str().into(), || exchange.into());
+    let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+    channel.exchange_declare(own(), ExchangeKind::Headers, durable, table()).await.unwrap();
+    channel.exchange_bind(own(), from(), "#".into(), ExchangeBindOptions::default(), table()).await.unwrap();
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(own(), durable, table()).await.unwrap();
+    let mut first_time = table();
+    first_time.insert("x-match".into(), AMQPValue::LongString("all".into()));
+    first_time.insert("replayed".into(), AMQPValue::Boolean(false));
+    channel.queue_bind(own(), own(), "".into(), QueueBindOptions::default(), first_time).await.unwrap();
+    connection.close(200, "done".into()).await.unwrap();
+    fresh
+}
+
 /// One agent's way to the broker that is cut for so long: how long after it is open does the first fresh message come?
 async fn first_fresh(number: usize, outage: Duration) -> Duration {
     let broker = rabbit::shared();
     let (name, line) = (format!("outage-{number}"), Proxy::to(broker.port()).await);
-    broker.durable_queue(&name, &name).await;
+    let fresh = fresh_queue(broker, &name).await;
     let (_connection, channel) = broker.channel().await;
-    let more = format!("amqp.exchange = '{name}'");
-    let courier = Courier::patient(&name, &line.url(), &more);
+    let courier = Courier::patient(&name, &line.url(), &format!("amqp.exchange = '{name}'"));
     // A sample each second, of each collector.
     let each_second = async {
         loop {
@@ -199,20 +223,11 @@ async fn first_fresh(number: usize, outage: Duration) -> Duration {
         tokio::time::sleep(Duration::from_secs(2)).await;
         line.set(Line::Cut);
         tokio::time::sleep(outage).await;
-        let get = async || channel.basic_get(name.as_str().into(), BasicGetOptions { no_ack: true }).await.unwrap();
+        let get = async || channel.basic_get(fresh.as_str().into(), BasicGetOptions { no_ack: true }).await.unwrap();
         while get().await.is_some() {}
         let opened = Instant::now();
         line.set(Line::Open);
-        wait_for_async("a fresh message", BOUND, async || {
-            while let Some(message) = get().await {
-                let headers = message.delivery.properties.headers().clone().unwrap_or_default();
-                if headers.inner().get("replayed") == Some(&AMQPValue::Boolean(false)) {
-                    return Some(());
-                }
-            }
-            None
-        })
-        .await;
+        wait_for_async("a fresh message", BOUND, async || get().await.map(drop)).await;
         opened.elapsed()
     };
     let took = tokio::select! {

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use lapin::{ErrorKind, protocol::AMQPErrorKind};
 
+use crate::units;
+
 /// What went wrong with the broker.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Something took too long.
-    #[error("the broker at {node} did not finish {what} within {} s", limit.as_secs())]
+    #[error("the broker at {node} did not finish {what} within {}", units::duration(*limit))]
     Timeout {
         /// Host and port.
         node: String,

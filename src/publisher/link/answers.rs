@@ -20,6 +20,7 @@ use crate::{
     health::Delivery,
     publisher::delivery::{Outcome, Overdue, Settled},
     spool::chain,
+    units,
 };
 
 impl Link<'_> {
@@ -176,7 +177,7 @@ impl Link<'_> {
         if self.blocked.is_some() {
             return Ok(());
         }
-        let reason = format!("no confirm within {} s", limit.as_secs());
+        let reason = format!("no confirm within {}", units::duration(limit));
         match self.deliveries.overdue(Instant::now(), limit) {
             None => Ok(()),
             Some(Overdue::Everything) => Err(Error::Connection { reason: format!("{reason} for any message") }),

@@ -59,6 +59,8 @@ impl std::fmt::Debug for Consumer {
 
 /// With acks, so many messages are on their way at once.
 const PREFETCH: u16 = 1000;
+/// Without, so many are held until the end. A limit that must be said: a quorum queue takes none for 2,000.
+pub const HELD: u16 = u16::MAX;
 
 impl Consumer {
     /// Reads through a temporary queue of its own, bound with these keys.
@@ -88,7 +90,7 @@ impl Consumer {
         Ok(Self { connection, channel, inner, queue })
     }
 
-    /// Reads from a queue that is there. Without `acking` nothing limits how much of it is held until the end.
+    /// Reads from a queue that is there. Without `acking` at most [`HELD`] messages of it come: they are held until the end.
     ///
     /// # Errors
     /// Why not: above all a queue that is not there.
@@ -96,9 +98,8 @@ impl Consumer {
         let connection = Connection::any(config).await?;
         let setup = async {
             let channel = connection.inner().create_channel().await?;
-            if acking {
-                channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
-            }
+            let prefetch = if acking { PREFETCH } else { HELD };
+            channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
             let inner = consume(&channel, queue, false).await?;
             Ok((channel, inner))
         };

@@ -14,7 +14,7 @@ use crate::{
         Folder,
         agent::command,
         postgres::{self, Role, Server},
-        rabbit, wait_for,
+        rabbit, wait_for, wait_for_async,
     },
     schemas::contradictions,
 };
@@ -286,6 +286,29 @@ async fn tap_reads_through_whichever_node_answers() {
         check(&output, 0);
         assert!(text(&output.stdout).contains("not provable"), "{}", text(&output.stdout));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tap_reads_more_of_a_quorum_queue_than_that_gives_by_itself() {
+    const NAME: &str = "cli-quorum";
+    let broker = rabbit::shared();
+    broker.quorum_queue(NAME, NAME).await;
+    let (connection, channel) = broker.channel().await;
+    for _ in 0..2_500 {
+        let options = lapin::options::BasicPublishOptions::default();
+        let published =
+            channel.basic_publish(NAME.into(), "x".into(), options, b"x", lapin::BasicProperties::default());
+        published.await.unwrap();
+    }
+    wait_for_async("all lie in the queue", Duration::from_secs(20), async || {
+        (broker.ready_messages(NAME).await == 2_500).then_some(())
+    })
+    .await;
+    let config = format!("amqp.url = '{}'\namqp.exchange = '{NAME}'", broker.url());
+    let output = run(&config, &["tap", "--audit", "--queue", NAME]);
+    check(&output, 0);
+    assert_eq!(text(&output.stderr).matches("none of an agent's").count(), 2_500);
+    connection.close(200, "done".into()).await.unwrap();
 }
 
 #[test]

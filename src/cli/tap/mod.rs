@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Failure, Outcome, complain, say};
 use crate::{
-    amqp::consumer::{Consumer, Message},
+    amqp::consumer::{Consumer, HELD, Message},
     config::{Config, Loaded},
     event::status,
     spool::chain,
@@ -67,6 +67,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// A queue that gives nothing for so long is asked whether it is empty.
 const QUIET: Duration = Duration::from_millis(500);
+/// A queue that gives nothing for so many times that long, and is not empty, gives nothing more.
+const STUCK: u32 = 10;
 /// A larger body, decompressed, is not read: far above any batch.
 const BODY_BYTES_MAX: usize = 256 << 20;
 
@@ -107,7 +109,7 @@ impl Arguments {
 
     async fn read(&self, consumer: &mut Consumer, audit: &mut Audit) -> Outcome {
         let end = self.seconds.map(|seconds| Instant::now() + seconds);
-        let mut read = 0;
+        let (mut read, mut quiets) = (0, 0);
         while self.count.is_none_or(|count| read < count) {
             let quiet = Instant::now() + QUIET;
             let until = end.map_or(quiet, |end| end.min(quiet));
@@ -117,7 +119,7 @@ impl Arguments {
             };
             match next {
                 Ok(Ok(Some(message))) => {
-                    read += 1;
+                    (read, quiets) = (read + 1, 0);
                     self.take(&message, audit)?;
                     if self.ack {
                         consumer.ack(message.tag).await.map_err(|error| Failure::Failed(chain(&error)))?;
@@ -127,8 +129,15 @@ impl Arguments {
                 Ok(Err(error)) => return Err(Failure::Failed(chain(&error))),
                 Err(_) if end.is_some_and(|end| Instant::now() >= end) => break,
                 Err(_) if self.audit && self.queue.is_some() => {
-                    if consumer.ready().await.map_err(|error| Failure::Failed(chain(&error)))? == 0 {
+                    let left = consumer.ready().await.map_err(|error| Failure::Failed(chain(&error)))?;
+                    if left == 0 {
                         break;
+                    }
+                    quiets += 1;
+                    if quiets == STUCK {
+                        return Err(Failure::Failed(format!(
+                            "the queue holds back {left} more messages: it gives {HELD} at the most to a reader that takes none away; read a copy of it with --ack"
+                        )));
                     }
                 }
                 Err(_) => {}

@@ -97,6 +97,8 @@ enum End {
 /// Waits until nothing waits any more, or nothing of what is published is confirmed for so long.
 async fn delivered(spool: &Spool, health: &Health, patience: Duration, tell: &mut impl FnMut(&Progress)) -> End {
     let (mut confirmed, mut published, mut since) = (0, 0, Instant::now());
+    // A connection that was just begun anew knows of no trouble yet.
+    let mut why = None;
     loop {
         let waiting = spool.status().messages;
         let (_, delivery) = health.snapshot();
@@ -108,9 +110,11 @@ async fn delivered(spool: &Spool, health: &Health, patience: Duration, tell: &mu
         }
         if delivery.confirmed > confirmed {
             (confirmed, published, since) = (delivery.confirmed, delivery.published, Instant::now());
+            why = None;
         }
+        why = progress.trouble.or(why);
         if since.elapsed() > patience && delivery.published > published {
-            return End::Stuck(progress.trouble.unwrap_or_else(|| "the broker confirms nothing".into()));
+            return End::Stuck(why.unwrap_or_else(|| "the broker confirms nothing".into()));
         }
         tokio::time::sleep(EVERY).await;
     }

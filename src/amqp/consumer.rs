@@ -49,6 +49,8 @@ pub struct Consumer {
     channel: lapin::Channel,
     inner: lapin::Consumer,
     queue: String,
+    /// Messages that lay in the queue when it was begun to be read.
+    pub found: u32,
 }
 
 impl std::fmt::Debug for Consumer {
@@ -87,7 +89,7 @@ impl Consumer {
             Ok((channel, inner, queue))
         };
         let (channel, inner, queue) = connection.limited("making a temporary queue", setup).await?;
-        Ok(Self { connection, channel, inner, queue })
+        Ok(Self { connection, channel, inner, queue, found: 0 })
     }
 
     /// Reads from a queue that is there. Without `acking` at most [`HELD`] messages of it come: they are held until the end.
@@ -100,11 +102,13 @@ impl Consumer {
             let channel = connection.inner().create_channel().await?;
             let prefetch = if acking { PREFETCH } else { HELD };
             channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+            let options = QueueDeclareOptions { passive: true, ..Default::default() };
+            let found = channel.queue_declare(queue.into(), options, FieldTable::default()).await?.message_count();
             let inner = consume(&channel, queue, false).await?;
-            Ok((channel, inner))
+            Ok((channel, inner, found))
         };
-        let (channel, inner) = connection.limited("reading the queue", setup).await?;
-        Ok(Self { connection, channel, inner, queue: queue.to_owned() })
+        let (channel, inner, found) = connection.limited("reading the queue", setup).await?;
+        Ok(Self { connection, channel, inner, queue: queue.to_owned(), found })
     }
 
     /// The next message; `None` when the broker ended it.

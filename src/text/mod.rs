@@ -1,19 +1,22 @@
-//! Texts: what of a query may leave the host, and the correlation ids in application names.
+//! Texts: what of a query may leave the host, and the ids of requests in application names and comments.
 //!
 //! [`Policy`] is the one gate for every text of a query that gets into a message. Whatever is configured, passwords
 //! never pass it, not even from a text that was cut in the middle of one.
 //!
-//! Ids and tags that stand in comments are to be read before: the gate drops comments.
+//! [`Trace`] reads ids from the text as it was sent, before the gate drops comments, and whatever the gate lets pass: an
+//! id is not text.
 //!
 //! Pure; time is linear in a text's length.
 
 mod correlation;
 mod lexer;
 mod mask;
+mod trace;
 
 use crate::settings::{Choice, Reader, Section};
 
 pub use correlation::Correlation;
+pub use trace::Trace;
 
 /// What follows a text that was cut by a configured limit.
 pub const TRUNCATED: &str = "...[truncated]";

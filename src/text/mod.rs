@@ -9,8 +9,12 @@
 //! Pure; time is linear in a text's length.
 
 mod correlation;
+mod inside;
 mod lexer;
 mod mask;
+mod passwords;
+mod spans;
+mod spelling;
 mod trace;
 
 use crate::settings::{Choice, Reader, Section};
@@ -64,14 +68,13 @@ impl Policy {
     /// The text may have been cut anywhere by the server. Where it is not clear whether something is a literal or a
     /// password, it is taken for one.
     pub fn clean(&self, text: &str, max_chars: usize) -> Option<String> {
-        let mut clean = match self.query_text {
+        // Cut behind masking: what is masked must not become visible because its end was cut away.
+        let (mut clean, cut) = match self.query_text {
             QueryText::Off => return None,
-            QueryText::Raw => mask::without_passwords(text),
-            QueryText::Normalized => mask::normalized(text),
+            QueryText::Raw => mask::without_passwords(text, max_chars),
+            QueryText::Normalized => mask::normalized(text, max_chars),
         };
-        // Cut last: what is masked must not become visible because its end was cut away.
-        if let Some((end, _)) = clean.char_indices().nth(max_chars) {
-            clean.truncate(end);
+        if cut {
             clean.push_str(TRUNCATED);
         }
         Some(clean)

@@ -153,7 +153,8 @@ impl Name {
 /// Where behind a password's name its value begins, if one follows.
 fn value_behind(content: &str, letters: Spelling<'_>, quoted: bool) -> Option<usize> {
     let mut letters = letters.peekable();
-    while letters.next_if(|letter| quoted && is_quote(letter.byte)).is_some() {}
+    // Behind a bracket: `user[password]=…`.
+    while letters.next_if(|letter| letter.byte == b']' || quoted && is_quote(letter.byte)).is_some() {}
     let mut spaced = false;
     while letters.next_if(|letter| is_blank(letter.byte)).is_some() {
         spaced = true;
@@ -223,7 +224,9 @@ impl Url {
             Self::Password { host, digits, .. } => match byte {
                 b'@' => *host = Some(letter.start),
                 b'/' | b'?' | b'#' if *digits && host.is_none() => *self = Self::None,
-                quote if is_quote(quote) && (*digits || host.is_some()) => {
+                // Of a port in JSON; in SQL it may be one that is part of the password.
+                b'"' if *digits => *self = Self::None,
+                quote if is_quote(quote) && host.is_some() => {
                     self.end(content, letter.start, false, secrets);
                 }
                 byte => *digits &= byte.is_ascii_digit(),
@@ -233,12 +236,14 @@ impl Url {
 
     /// It ends here.
     fn end(&mut self, content: &str, end: usize, cut_short: bool, secrets: &mut Secrets) {
-        if let Self::Password { start, host, .. } = *self {
-            let place = host.or(cut_short.then_some(end)).map(|end| (start, end));
+        if let Self::Password { start, host, digits } = *self {
+            // Without a host the rest of it may be cut away, or follow in another literal.
+            let unfinished = cut_short || end == content.len() && !digits;
+            let place = host.or(unfinished.then_some(end)).map(|end| (start, end));
             let password = place.and_then(|(start, end)| content.get(start..end)).unwrap_or_default();
             let put_in = |sign: &str| password.contains(sign);
             // `'postgres://user:' || …`, `format('postgres://user:%s@…', …)`
-            secrets.open |= place.is_none() && start == content.len();
+            secrets.open |= host.is_none() && (unfinished || start == content.len());
             secrets.open |= put_in("%s") || put_in("%L") || put_in("%I") || put_in("$s");
             secrets.places.extend(place);
         }
@@ -278,6 +283,7 @@ mod tests {
         check("pas''\n''sword=s", "pas''\n''sword=*");
         check("?passw%6frd=s", "?passw%6frd=*");
         check("ppassword:s", "ppassword:*");
+        check("user[password]=s", "user[password]=*");
         check(r#"{\"password\": \"s\"}"#, r#"{\"password\":*"#);
         check("SET a.password TO 's'", "SET a.password TO *");
         check("the password to remember", "the password to remember");
@@ -290,7 +296,9 @@ mod tests {
         check("a://u:s@t@h", "a://u:*@h");
         check("a://u:s/t@h", "a://u:*@h");
         check("a://u:it's@h", "a://u:*@h");
-        check("a://u:12@h", "a://u:*@h");
+        check("a://u:12@h a://u:1'2@h", "a://u:*@h a://u:*@h");
+        check("a://u:s", "a://u:*");
+        check("a://h:80", "a://h:80");
         check(
             "a://h:80/x@y a://[::1]:80/@ a://h/b:c@d a://u@h:80/@",
             "a://h:80/x@y a://[::1]:80/@ a://h/b:c@d a://u@h:80/@",
@@ -303,7 +311,7 @@ mod tests {
 
     #[test]
     fn what_follows_in_other_literals_is_told() {
-        for content in ["a://u:", "a://u:%s@h", "password=", "password = ", "ROLE a PASSWORD %L"] {
+        for content in ["a://u:", "a://u:s", "a://u:%s@h", "password=", "password = ", "ROLE a PASSWORD %L"] {
             assert!(look(content, false).open, "{content:?}");
         }
         for content in ["a://u:s@h", "password=s", "the password", "a://h"] {

@@ -160,13 +160,15 @@ impl<'a> Passwords<'a> {
         let after = |other: &str| self.word.eq_ignore_ascii_case(other);
         let names = names_password(word);
         if let Some(phrase) = self.phrase.filter(|_| !is("UESCAPE")) {
-            if phrase.fresh && self.role && !is("NULL") {
+            // A role may be named like that too.
+            if phrase.fresh && self.role && !names && !is("NULL") {
                 self.word = word;
                 self.hide(token, Value::Bare);
                 return;
             }
-            let ends = self.depth <= phrase.depth && ENDS.into_iter().any(is);
-            if ends && !(is("FROM") && after("DISTINCT")) && !(is("NULL") && after("NOT")) {
+            let goes_on = [("DISTINCT", "FROM"), ("NOT", "NULL"), ("BETWEEN", "AND")];
+            let ends = self.depth == phrase.depth && ENDS.into_iter().any(is);
+            if ends && !goes_on.into_iter().any(|(before, word)| after(before) && is(word)) {
                 self.phrase = None;
             }
             self.stale();
@@ -195,7 +197,7 @@ impl<'a> Passwords<'a> {
         } else {
             self.stale();
             let close = usize::from(piece.len() > 1 && piece.ends_with('"'));
-            self.look_inside(token, token.start + 1, token.end - close);
+            self.look_inside(token.start + 1, token.end - close, token.end == self.text.len());
         }
     }
 
@@ -205,7 +207,8 @@ impl<'a> Passwords<'a> {
         } else if piece.starts_with(['u', 'U']) && has_own_escapes(piece.as_bytes()) {
             self.span(token.start, token.end, Put::Secret);
         } else {
-            let secrets = self.look_inside(token, start, end);
+            let cut_short = may_go_on(self.text.get(token.end..).unwrap_or_default());
+            let secrets = self.look_inside(start, end, cut_short);
             self.open = secrets.open;
             if secrets.names {
                 self.begin(false);
@@ -215,12 +218,12 @@ impl<'a> Passwords<'a> {
 
     fn comment(&mut self, token: Token, piece: &str) {
         let close = if piece.starts_with("/*") && piece.ends_with("*/") && piece.len() > 3 { 2 } else { 0 };
-        self.look_inside(token, token.start, token.end - close);
+        self.look_inside(token.start, token.end - close, token.end == self.text.len());
     }
 
-    fn look_inside(&mut self, token: Token, start: usize, end: usize) -> inside::Secrets {
+    fn look_inside(&mut self, start: usize, end: usize, cut_short: bool) -> inside::Secrets {
         let content = self.text.get(start..end).unwrap_or_default();
-        let secrets = inside::look(content, may_go_on(self.text.get(token.end..).unwrap_or_default()));
+        let secrets = inside::look(content, cut_short);
         for (from, to) in &secrets.places {
             self.span(start + from, start + to, Put::Rest);
         }
@@ -241,6 +244,7 @@ impl<'a> Passwords<'a> {
                     phrase.comma = false;
                 }
             }
+            "=" | ":" if self.role => return,
             "=" | ":" => {}
             _ if self.role && self.phrase.is_some_and(|phrase| phrase.fresh) => {
                 self.hide(token, Value::Bare);

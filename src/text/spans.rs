@@ -84,8 +84,8 @@ pub(super) fn rewrite(
         at = end;
         match put {
             Put::Secret => out.push("'***'"),
-            Put::Rest => out.push("***"),
-            Put::Number | Put::More => {
+            Put::Rest | Put::More => out.push("***"),
+            Put::Number => {
                 number += 1;
                 // `date'…'` must not become one word, nor `'…'and`.
                 out.apart(continues_word);

@@ -63,7 +63,8 @@ pub(super) fn look(content: &str, cut_short: bool) -> Secrets {
                 secrets.places.sort_unstable();
                 return secrets;
             }
-        } else if !is_quote(letter.byte) {
+        } else if !is_quote(letter.byte) && letter.byte != b'}' {
+            // `data #>> '{user,password}'`
             secrets.names = false;
         }
     }
@@ -319,6 +320,7 @@ mod tests {
         }
         assert!(look("smtp_password", false).names);
         assert!(look("column ''password''", false).names);
+        assert!(look("{user,password}", false).names);
         assert!(!look("password is", false).names);
     }
 }

@@ -275,7 +275,7 @@ fn has_own_escapes(piece: &[u8]) -> bool {
         let digits = behind.strip_prefix(b"+00").unwrap_or(behind);
         matches!(digits, [b'0', b'0', b'0'..=b'7', last, ..] if last.is_ascii_hexdigit())
     };
-    let begins = |byte: u8| !(byte.is_ascii_hexdigit() || matches!(byte, b'\\' | b'+'));
+    let begins = |byte: u8| !(byte.is_ascii_hexdigit() || matches!(byte, b'\\' | b'+' | b'\'' | b'"' | b' '));
     let pairs = piece.iter().enumerate();
     pairs.into_iter().any(|(at, byte)| begins(*byte) && escapes(piece.get(at + 1..).unwrap_or_default()))
 }

@@ -110,7 +110,7 @@ fn a_name_that_is_hidden_by_escapes_or_a_lines_end_is_found() {
     check(&RAW, "dblink('pass' -- it's\n\n'word'\r'=s')", "dblink('pass' -- it's\n\n'word***')");
     check(&RAW, r"DO $$ SELECT E'pass\x77ord=s' $$", r"DO $$ SELECT E'pass\x77ord=***$$");
     check(&RAW, "dblink('postgres://u:'\n's@h')", "dblink('postgres://u:***@h')");
-    unchanged(r"SELECT U&'d\0061t\+000061', E'a\x77\n'");
+    unchanged(r"SELECT U&'d\0061t\+000061', U&'0061', E'a\x77\n'");
 }
 
 #[test]

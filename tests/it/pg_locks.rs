@@ -1,5 +1,7 @@
 //! `pg_locks` against `pg_blocking_pids`, on every version and in the scenes that the wiki's join tells wrong.
 
+mod judge;
+mod scenes;
 
 use std::{collections::BTreeSet, time::Duration};
 

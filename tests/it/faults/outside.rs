@@ -172,11 +172,11 @@ async fn a_replay_that_is_stopped_and_killed_goes_on_and_the_host_may_come_back(
     let waited = dumped(&spool("dump", &dir));
     left.line.set(Line::Open);
     let slowly = "spool.replay_rate = '64KiB'\nagent.shutdown_timeout = '2s'";
-    let before = queued(scene).await;
+    let before = scene.queued().await;
     for signal in [Signal::INT, Signal::KILL] {
         let replay = Replay::begin(scene, &left.line.url(), slowly);
-        let some = queued(scene).await + 8;
-        wait_for_async("some messages are delivered", BOUND, async || (queued(scene).await >= some).then_some(()))
+        let some = scene.queued().await + 8;
+        wait_for_async("some messages are delivered", BOUND, async || (scene.queued().await >= some).then_some(()))
             .await;
         replay.signal(signal);
         let output = replay.end();
@@ -186,7 +186,7 @@ async fn a_replay_that_is_stopped_and_killed_goes_on_and_the_host_may_come_back(
             assert!(told["left"].as_u64().unwrap() > 0 && told["told"] == Value::Bool(false), "{told:#}");
         }
     }
-    let between = queued(scene).await - before;
+    let between = scene.queued().await - before;
     assert!((8..waited.len()).contains(&between), "{between} of {}: nothing was cut short", waited.len());
     let output = Replay::begin(scene, &left.line.url(), "").end();
     let ended = object(&output);
@@ -200,13 +200,6 @@ async fn a_replay_that_is_stopped_and_killed_goes_on_and_the_host_may_come_back(
     assert!(evidence.duplicates() <= 4 + 20, "{} duplicates", evidence.duplicates());
     assert_eq!(evidence.gone().count(), 0, "declared for nothing: {:?}", evidence.declared);
     left.goes_on().await;
-}
-
-/// Messages in the judges' queue.
-async fn queued(scene: &Scene) -> usize {
-    let passive = lapin::options::QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
-    let queue = scene.channel.queue_declare(scene.name.into(), passive, FieldTable::default()).await.unwrap();
-    queue.message_count() as usize
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -97,7 +97,7 @@ async fn a_healthy_agent_costs_its_disk_one_sync_and_64_kib_a_minute() {
     took.sort();
     let bytes = after.bytes - before.bytes;
     println!(
-        "health: {minutes} minutes: {synced} syncs, {bytes} bytes ({} a minute), {} flushes; p99 of {} other confirms {:?}",
+        "figure: health: {minutes} minutes: {synced} syncs, {bytes} bytes ({} a minute), {} flushes; p99 of {} other confirms {:?}",
         bytes / minutes,
         after.flushes - before.flushes,
         took.len(),
@@ -150,7 +150,10 @@ async fn with_a_backlog_of_any_size_a_new_agent_speaks_at_once_in_constant_memor
         agent.kill();
     }
     took.sort();
-    println!("restart with {} MiB waiting: first fresh message and KiB of memory: {took:?}", mebibytes.unwrap_or(32));
+    println!(
+        "figure: restart with {} MiB waiting: first fresh message and KiB of memory: {took:?}",
+        mebibytes.unwrap_or(32)
+    );
     if mebibytes.is_some() {
         // That much is no use in a queue.
         return;

@@ -245,8 +245,9 @@ async fn after_an_outage_the_first_fresh_message_comes_soon() {
     let all = futures_util::future::join_all((0..10).map(|number| first_fresh(number, outage)));
     let mut took = all.await;
     took.sort();
-    println!("figure: {outage:?} without a broker: first fresh message median {:?}, max {:?} of 10", took[5], took[9]);
+    let median = (took[4] + took[5]) / 2;
+    println!("figure: {outage:?} without a broker: first fresh message median {median:?} of {took:?}");
     // Pauses are random from none to 10 s: one of ten may be just begun.
-    assert!(took[5] <= Duration::from_secs(7) && took[9] <= Duration::from_secs(13), "{took:?}");
+    assert!(median <= Duration::from_secs(7) && took[9] <= Duration::from_secs(13), "{took:?}");
     report::tell_none(23, "ten agents without a broker, first fresh");
 }

@@ -22,7 +22,7 @@
 //! | work | [`collectors`], [`intake`], [`publisher`] | the job; no doors between its modules, only channels and handles |
 //! | ground | [`postgres`], [`spool`], [`amqp`], [`batch`] | one outside thing each (the server, the disk, the broker), or none |
 //! | words | [`event`], [`text`] | what is said: events, messages and their encoding; what may leave of a query's text |
-//! | base | [`backoff`], [`health`], [`secret`] | waiting, the state of all parts, what is never printed |
+//! | base | [`backoff`], [`health`], [`secret`], [`tls`] | waiting, the state of all parts, what is never printed, certificates |
 //! | keys | [`settings`] | how a part declares its configuration |
 //! | units | [`units`] | durations, sizes and times as people and the wire write them |
 //!
@@ -56,4 +56,5 @@ pub mod secret;
 pub mod settings;
 pub mod spool;
 pub mod text;
+pub mod tls;
 pub mod units;

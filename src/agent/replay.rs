@@ -165,7 +165,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let mut silence = Silence::default();
         let mut look = |connected, published, confirmed| {
-            let delivery = Delivery { connected, published, confirmed, ..Delivery::default() };
+            let delivery = Delivery { published, confirmed, connected, ..Delivery::default() };
             silence.look(&delivery, second)
         };
         for _ in 0..3600 {

@@ -29,7 +29,7 @@ use crate::rig::{
     disk::{Disk, under_log},
     must,
     rabbit::{self, Broker},
-    wait_for_async,
+    wait_for, wait_for_async,
 };
 
 /// The scene's configuration with other intervals and nothing else that hurries.
@@ -128,6 +128,11 @@ fn leave_behind(folder: &Path, config: &str, mebibytes: usize) {
         });
         numbered.unwrap();
     }
+    // Long enough ago that all is synced, and full segments have their footers.
+    wait_for("all is synced", BOUND, || {
+        spool.keep();
+        spool.next_duty().is_none_or(|at| at > Instant::now())
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -402,8 +402,10 @@ async fn a_spool_that_is_too_small_drops_the_least_important_and_declares_just_t
     scene.status("it flows", |status| status.counts("confirmed") > 5).await;
     line.set(Line::Cut);
     wait_for("segments are dropped", BOUND, || scene.log().matches("Evicted").count() >= 10);
-    let kept = bytes_below(&scene.spool());
-    assert!(kept <= (1 << 20) + (512 << 10), "{kept} bytes");
+    // An evicted segment goes when the mark is synced, which takes its time on a busy disk.
+    wait_for("segments and bookkeeping keep to their room", BOUND, || {
+        bytes_below(&scene.spool()) <= (1 << 20) + (512 << 10)
+    });
     line.set(Line::Open);
     let declared = scene.end(agent).await;
     assert_eq!(declared.keys().collect::<Vec<_>>(), ["system_metrics"], "{declared:?}");

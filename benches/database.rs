@@ -19,7 +19,7 @@
     reason = "a benchmark says what went wrong by panicking, and prints what it found"
 )]
 
-#[allow(dead_code, reason = "made for tests")]
+#[expect(dead_code, reason = "made for tests")]
 #[path = "../tests/it/looking.rs"]
 mod looking;
 mod reference;

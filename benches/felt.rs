@@ -70,7 +70,7 @@ fn run(program: &str, server: &Server, seconds: u64) -> Felt {
 
 fn config(server: &Server, folder: &Folder) -> String {
     let each = ["pg_activity", "pg_statements", "pg_locks", "system_metrics", "agent_status"];
-    let intervals: String = each.iter().map(|name| format!("collectors.{name}.interval = '1s'\n")).collect();
+    let intervals = each.map(|name| format!("collectors.{name}.interval = '1s'\n")).concat();
     format!(
         "postgres.url = '{}'\namqp.url = '{}'\namqp.exchange = 'felt'\nspool.dir = '{}'\nspool.min_free = '0'\n{intervals}",
         server.url(Role::Agent),

@@ -117,7 +117,8 @@ pub(crate) async fn put(server: &Server, load: &Load) -> Vec<Client> {
         match n % 10 {
             8 => crowd.push(session(server, &[], Some("SELECT pg_sleep(86400)")).await),
             9 => {
-                crowd.push(session(server, &[begin, &format!("UPDATE t SET v = 1 WHERE i = {}", 5000 + n)], None).await)
+                crowd
+                    .push(session(server, &[begin, &format!("UPDATE t SET v = 1 WHERE i = {}", 5000 + n)], None).await);
             }
             _ => crowd.push(session(server, &["SELECT 1"], None).await),
         }

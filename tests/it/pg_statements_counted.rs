@@ -87,8 +87,8 @@ struct Story {
 #[derive(Debug, Default)]
 struct Told {
     ran: u64,
-    /// In deltas, and in the first sample of an epoch.
-    told: u64,
+    /// Told in deltas, and in the first sample of an epoch.
+    known: u64,
     /// Nobody can tell: the server forgot it before it was looked at, and a reset, a baseline or `dealloc` says so.
     forgotten: u64,
     /// On 13, where a sample after a restart begins anew, although the counters went on.
@@ -144,7 +144,6 @@ impl Story {
         *self.told.events.entry(event).or_default() += 1;
         self.crowded = (self.crowded && !matches!(event, Event::ResetAll | Event::Crash)) || event == Event::Evictions;
         match event {
-            Event::Quiet => {}
             Event::ResetOne => {
                 for _ in 0..5 {
                     let which = usize::try_from(self.dice.roll(SHAPES as u64)).unwrap();
@@ -159,7 +158,7 @@ impl Story {
             Event::ResetTimes if self.server.version() >= 17 => {
                 self.server.sql("SELECT pg_stat_statements_reset(0, 0, 0, true)");
             }
-            Event::ResetTimes => {}
+            Event::Quiet | Event::ResetTimes => {}
             Event::Crash => {
                 let victim = self.server.session(Role::Plain, "victim").await;
                 let pid = victim.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
@@ -236,7 +235,7 @@ impl Story {
             assert_eq!(delta, None, "a baseline has no deltas: {what}");
             // What the epoch counted so far is all that ran in it; the very first sample only begins.
             if known.anew {
-                self.told.told += there;
+                self.told.known += there;
             } else {
                 self.told.began += known.ran;
             }
@@ -245,7 +244,7 @@ impl Story {
         let told = delta.unwrap_or(0);
         assert!(told <= known.ran, "more than what ran: {what}");
         let missing = known.ran - told;
-        self.told.told += told;
+        self.told.known += told;
         if missing > 0 && evicted {
             self.told.evicted += missing;
         } else if missing > 0 {
@@ -303,7 +302,7 @@ async fn deltas_of_counted_calls_add_up_through_resets_crashes_and_evictions_on_
         let told = &story.told;
         assert!(told.ran >= calls, "{told:?}");
         assert_eq!(
-            told.told + told.forgotten + told.began + told.unseen + told.evicted,
+            told.known + told.forgotten + told.began + told.unseen + told.evicted,
             told.ran,
             "{version}: {told:?}"
         );

@@ -312,7 +312,7 @@ impl Figures {
         // Whatever is odd about a row, reading all tells.
         let Ok(changed) = changed else { return Ok(false) };
         self.changed = changed.len();
-        self.entries = before.entries.clone();
+        self.entries.clone_from(&before.entries);
         self.entries.extend(changed.into_iter().flatten());
         let there = usize::try_from(row.get::<u64>("entries")?).ok();
         let visible = usize::try_from(row.get::<u64>("visible")?).ok();

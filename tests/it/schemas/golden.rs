@@ -264,7 +264,7 @@ fn lock() -> pg_locks::Row {
         blocking_mode: text("ExclusiveLock"),
         datname: text("shop"),
         relation: text("public.stock"),
-        lock_target: None,
+        lock_target: text("745"),
         wait_start: Some(NOW),
         wait_ms: Some(1500.5),
         blocking_granted: Some(true),
@@ -297,6 +297,7 @@ fn locks_summary() -> pg_locks::Summary {
             blocked: 1,
             longest_wait_ms: Some(1500.5),
         }],
+        roots_omitted: 0,
     }
 }
 

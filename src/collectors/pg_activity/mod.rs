@@ -102,8 +102,9 @@ pub struct Row {
     pub backend_xid: Option<String>,
     /// The oldest transaction that its snapshot needs, which holds back vacuum.
     pub backend_xmin: Option<String>,
-    /// Process ids that it waits for, those that only stand before it in a queue too; 0 for a prepared transaction. A
-    /// leader waits for whom its parallel workers wait for. `pg_locks` tells more.
+    /// Process ids that it waits for, those that only stand before it in a queue too (for a role without rights and on a
+    /// standby the nearest of them); 0 for a prepared transaction. A leader waits for whom its parallel workers wait for.
+    /// `pg_locks` tells more.
     pub blocked_by: Vec<i32>,
     /// The trace id of a W3C traceparent, 32 hexadecimal digits in lower case: in `application_name`, else in a comment
     /// of the statement (`traceparent='…'`, as sqlcommenter writes it). Read whatever `privacy.query_text` is. Nil where
@@ -282,9 +283,13 @@ impl Seen {
     ) -> Result<(), Error> {
         let pid: i32 = row.get("pid")?;
         let leader: Option<i32> = row.get("leader_pid")?;
-        // A leader of parallel workers names itself.
-        self.leaders.extend(leader.filter(|leader| *leader != pid).map(|leader| (pid, leader)));
         let text = |column: &str| row.get::<Option<String>>(column);
+        // A leader names itself. What applies a transaction of logical replication has a leader too, but locks of its own.
+        if let Some(leader) = leader.filter(|leader| *leader != pid)
+            && text("backend_type")?.as_deref() == Some("parallel worker")
+        {
+            self.leaders.insert(pid, leader);
+        }
         let state = text("state")?;
         let kind =
             [text("datname")?, state.clone(), text("wait_event_type")?, text("wait_event")?, text("backend_type")?];

@@ -6,9 +6,13 @@
 
 mod config;
 pub mod consumer;
+mod dial;
 mod error;
+mod stream;
+mod uri;
 mod wire;
 
-pub use config::{Config, RoutingKey, Unroutable};
+pub use config::{Config, Files, RoutingKey, Unroutable};
 pub use error::Error;
+pub use stream::SPEAKS_TLS;
 pub use wire::{Channel, Confirm, Confirmed, Connection, Limits, Probed, Signal, Signals};

@@ -28,7 +28,12 @@ pub fn degraded(identity: &Identity, unreadable: &Unreadable) -> Option<String> 
         let role = identity.role.replace('"', "\"\"");
         format!("what other roles do is hidden from the role {role}; as a superuser: GRANT pg_monitor TO \"{role}\";")
     });
+    let pooled = identity.pooled.then(|| {
+        "a pooler stands between: all looks are transactions, and what they find may be of any server behind it; connect \
+         to the server itself"
+            .to_owned()
+    });
     let rows = unreadable.first.as_ref().map(|error| format!("{} rows could not be read: {error}", unreadable.count));
-    let reasons: Vec<String> = rights.into_iter().chain(rows).collect();
+    let reasons: Vec<String> = rights.into_iter().chain(pooled).chain(rows).collect();
     Some(reasons.join("; ")).filter(|reasons| !reasons.is_empty())
 }

@@ -18,12 +18,13 @@ use std::{
 
 use tokio::{
     net::lookup_host,
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
     time::{sleep, timeout},
 };
 use tokio_postgres::{Client, Config as Wire, SimpleQueryMessage, config};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use uuid::Uuid;
 
 use super::{
     Error,
@@ -48,6 +49,8 @@ pub(super) struct Dialer {
     pub(super) password_file: Option<PathBuf>,
     pub(super) statement_timeout: Duration,
     pub(super) pool_size: usize,
+    /// Asked for at the start of each session, to see whether what is asked for there is in force.
+    pub(super) token: String,
     /// Places at each host, by what is connected to.
     places: Mutex<BTreeMap<String, Arc<Semaphore>>>,
 }
@@ -73,6 +76,8 @@ struct Failed {
 struct Goal {
     at: String,
     wire: Wire,
+    /// The same without options, which some poolers refuse.
+    bare: Wire,
     tls: Option<MakeRustlsConnect>,
     target: Target,
 }
@@ -84,7 +89,8 @@ impl Dialer {
         statement_timeout: Duration,
         pool_size: usize,
     ) -> Self {
-        Self { conninfo, password_file, statement_timeout, pool_size, places: Mutex::default() }
+        let token = Uuid::new_v4().simple().to_string();
+        Self { conninfo, password_file, statement_timeout, pool_size, token, places: Mutex::default() }
     }
 
     /// The connector for TLS, as it would be made now; `None` where TLS is turned off.
@@ -127,8 +133,10 @@ impl Dialer {
                 problems.push(error);
                 Vec::new()
             }) {
-                let wire = self.wire(&place, host, password.as_ref(), address);
-                let goal = Goal { at: host.to_string(), wire, tls: tls.clone(), target };
+                let bare = self.wire(&place, host, password.as_ref(), address);
+                let mut wire = bare.clone();
+                wire.options(self.options());
+                let goal = Goal { at: host.to_string(), wire, bare, tls: tls.clone(), target };
                 match self.attempt_kinds(&goal, matches!(place, Place::Socket(_))).await {
                     Ok(line) => return Ok(line),
                     Err(failed) if failed.next_host => problems.push(failed.error),
@@ -160,6 +168,7 @@ impl Dialer {
         for kind in kinds {
             let mut goal = goal.clone();
             goal.wire.ssl_mode(*kind);
+            goal.bare.ssl_mode(*kind);
             match self.attempt(goal).await {
                 Ok(line) => return Ok(line),
                 Err(failed) if failed.other_kind && first.is_none() => first = Some(failed),
@@ -213,7 +222,7 @@ impl Dialer {
             wire.hostaddr(address);
         }
         wire.port(host.port).user(&self.conninfo.user).dbname(&self.conninfo.dbname);
-        wire.application_name(APPLICATION_NAME).options(self.options());
+        wire.application_name(APPLICATION_NAME);
         if let Some(password) = password {
             wire.password(password.expose());
         }
@@ -233,17 +242,31 @@ impl Dialer {
         wire
     }
 
+    /// The limits of each session.
+    pub(super) fn limits(&self) -> Vec<(&'static str, String)> {
+        let timeout = self.statement_timeout.as_millis().max(1);
+        let fixed = [
+            ("lock_timeout", "100"),
+            ("jit", "off"),
+            ("max_parallel_workers_per_gather", "0"),
+            ("search_path", "pg_catalog"),
+            ("TimeZone", "UTC"),
+            ("DateStyle", "ISO,MDY"),
+            ("IntervalStyle", "postgres"),
+            ("bytea_output", "hex"),
+            ("row_security", "on"),
+        ];
+        let timeouts = [("statement_timeout", timeout), ("idle_in_transaction_session_timeout", timeout.max(1000))];
+        let timeouts = timeouts.map(|(key, value)| (key, value.to_string()));
+        timeouts.into_iter().chain(fixed.map(|(key, value)| (key, value.to_owned()))).collect()
+    }
+
     /// The user's options, then the agent's limits: of two the server takes the last.
     fn options(&self) -> String {
-        let timeout = self.statement_timeout.as_millis().max(1);
-        let said = self.conninfo.options.as_deref().unwrap_or_default();
+        let said = self.conninfo.options.clone().unwrap_or_default();
         // default_transaction_read_only is set after login: here it would look like a standby to `target`.
-        format!(
-            "{said} -c statement_timeout={timeout} -c lock_timeout=100 -c idle_in_transaction_session_timeout={} \
-             -c jit=off -c max_parallel_workers_per_gather=0 -c search_path=pg_catalog -c TimeZone=UTC \
-             -c DateStyle=ISO,MDY -c IntervalStyle=postgres -c bytea_output=hex -c row_security=on",
-            timeout.max(1000)
-        )
+        let limits = self.limits().into_iter().chain([("postgres_agent.session", self.token.clone())]);
+        limits.fold(said, |options, (key, value)| format!("{options} -c {key}={value}"))
     }
 }
 
@@ -274,16 +297,12 @@ fn read_password(path: &Path) -> Result<Secret, Error> {
     if text.is_empty() { Err(unreadable(&"it is empty")) } else { Ok(Secret::new(text)) }
 }
 
-async fn connect(goal: &Goal, place: tokio::sync::OwnedSemaphorePermit) -> Result<Line, Failed> {
-    let connected =
-        match goal.tls.clone() {
-            Some(tls) => goal.wire.connect(tls).await.map(|(client, connection)| {
-                (client, tokio::spawn(drive(async move { connection.await.err() }, place)))
-            }),
-            None => goal.wire.connect(tokio_postgres::NoTls).await.map(|(client, connection)| {
-                (client, tokio::spawn(drive(async move { connection.await.err() }, place)))
-            }),
-        };
+async fn connect(goal: &Goal, place: OwnedSemaphorePermit) -> Result<Line, Failed> {
+    let place = Arc::new(place);
+    let mut connected = connect_as(&goal.wire, goal.tls.as_ref(), &place).await;
+    if connected.as_ref().is_err_and(refuses_options) {
+        connected = connect_as(&goal.bare, goal.tls.as_ref(), &place).await;
+    }
     let (client, driver) = connected.map_err(|error| login_failed(&goal.at, &error))?;
     // deadpool aborts the task that it is given; the driver has to live on to say goodbye.
     let line = Line { client, driver: tokio::spawn(async move { driver.await.unwrap_or_default() }) };
@@ -291,11 +310,33 @@ async fn connect(goal: &Goal, place: tokio::sync::OwnedSemaphorePermit) -> Resul
     Ok(line)
 }
 
+async fn connect_as(
+    wire: &Wire,
+    tls: Option<&MakeRustlsConnect>,
+    place: &Arc<OwnedSemaphorePermit>,
+) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+    let place = place.clone();
+    Ok(match tls {
+        Some(tls) => {
+            let (client, connection) = wire.connect(tls.clone()).await?;
+            (client, tokio::spawn(drive(async move { connection.await.err() }, place)))
+        }
+        None => {
+            let (client, connection) = wire.connect(tokio_postgres::NoTls).await?;
+            (client, tokio::spawn(drive(async move { connection.await.err() }, place)))
+        }
+    })
+}
+
+/// Whether a pooler said that it knows no options: `PgBouncer` does.
+fn refuses_options(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|answer| {
+        answer.code().code() == "08P01" && answer.message().contains("unsupported startup parameter")
+    })
+}
+
 /// Moves the connection's bytes until it is closed, and keeps its place until the server has noticed.
-async fn drive(
-    connection: impl Future<Output = Option<tokio_postgres::Error>>,
-    place: tokio::sync::OwnedSemaphorePermit,
-) {
+async fn drive(connection: impl Future<Output = Option<tokio_postgres::Error>>, place: Arc<OwnedSemaphorePermit>) {
     if let Some(error) = connection.await {
         tracing::debug!(%error, "a database connection ended");
     }
@@ -303,7 +344,7 @@ async fn drive(
     drop(place);
 }
 
-/// Looks whether the session is what was asked for, and makes it read-only.
+/// Looks whether the session is what was asked for.
 async fn prepare(goal: &Goal, client: &Client) -> Result<(), Failed> {
     const LOOK: &str = "/* postgres-agent:login */ SELECT pg_catalog.pg_is_in_recovery()::text, \
                         pg_catalog.current_setting('transaction_read_only')";
@@ -327,8 +368,7 @@ async fn prepare(goal: &Goal, client: &Client) -> Result<(), Failed> {
             return Err(Failed { error, next_host: true, other_kind: false });
         }
     }
-    let limit = "/* postgres-agent:login */ SET default_transaction_read_only = on";
-    client.batch_execute(limit).await.map_err(|error| failed(&error))
+    Ok(())
 }
 
 fn login_failed(at: &str, error: &tokio_postgres::Error) -> Failed {

@@ -32,10 +32,12 @@ pub struct Identity {
     pub role: String,
     /// Whether the role sees what other roles' sessions do: `pg_monitor`, `pg_read_all_stats` or a superuser.
     pub sees_all: bool,
+    /// Whether a pooler stands between, which lends a backend for one transaction at a time.
+    pub pooled: bool,
 }
 
 impl Identity {
-    pub(super) fn read(row: &Row) -> Result<Self, Error> {
+    pub(super) fn read(row: &Row, pooled: bool) -> Result<Self, Error> {
         let in_recovery = row.get("in_recovery")?;
         let written = row.get::<Option<String>>("wal_timeline")?.and_then(|hex| u32::from_str_radix(&hex, 16).ok());
         let replayed = row.get::<Option<u32>>("replayed_timeline")?;
@@ -52,6 +54,7 @@ impl Identity {
             stats_reset: row.get("stats_reset")?,
             role: row.get("role")?,
             sees_all: row.get("sees_all")?,
+            pooled,
         })
     }
 

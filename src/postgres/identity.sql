@@ -13,9 +13,11 @@ SELECT
          FROM pg_catalog.pg_control_recovery() v, pg_catalog.pg_control_checkpoint() c)
     END AS replayed_timeline,
     pg_catalog.pg_postmaster_start_time() AS postmaster_start,
-    -- Shown only to roles that may read all statistics.
-    (SELECT max(a.backend_start) FROM pg_catalog.pg_stat_get_activity(NULL) a
-     WHERE a.backend_type = 'checkpointer') AS checkpointer_start,
+    -- Shown only to roles that may read all statistics. It costs a look at all sessions.
+    CASE WHEN $1 THEN
+        (SELECT max(a.backend_start) FROM pg_catalog.pg_stat_get_activity(NULL) a
+         WHERE a.backend_type = 'checkpointer')
+    END AS checkpointer_start,
     (SELECT b.stats_reset FROM pg_catalog.pg_stat_bgwriter b) AS stats_reset,
     r.role AS role,
     pg_catalog.pg_has_role(r.role, 'pg_read_all_stats', 'USAGE') AS sees_all

@@ -20,7 +20,10 @@ use super::{
     Config, Error,
     dial::{Dialer, Line},
 };
-use crate::backoff::{self, Delays};
+use crate::{
+    backoff::{self, Delays},
+    units::Time,
+};
 
 /// A connection out of the pool.
 pub(super) type Connection = Object;
@@ -28,11 +31,27 @@ pub(super) type Connection = Object;
 /// How long a request to cancel may take.
 const CANCEL: Duration = Duration::from_secs(2);
 
+/// What a connection leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Nobody looked yet.
+    Unknown,
+    /// A backend of the agent's own.
+    Direct {
+        /// When its server's checkpointer was started, if the role saw it.
+        checkpointer_start: Option<Time>,
+    },
+    /// A pooler, which lends a backend for one transaction at a time.
+    Pooled,
+}
+
 /// What all handles of one [`Database`](super::Database) share.
 pub(super) struct Shared {
     door: Arc<Door>,
     pool: Pool,
     spent: Mutex<BTreeMap<&'static str, Duration>>,
+    /// Where connections lead, by when they were made.
+    ways: Mutex<BTreeMap<Instant, Way>>,
 }
 
 /// The way in, and what is known of it.
@@ -74,11 +93,35 @@ impl Shared {
             .wait_timeout(Some(config.statement_timeout + Duration::from_secs(1)))
             .build()
             .map_err(|error| Error::Unreachable { at: "the pool".into(), why: error.to_string() })?;
-        Ok(Self { door, pool, spent: Mutex::default() })
+        Ok(Self { door, pool, spent: Mutex::default(), ways: Mutex::default() })
     }
 
     pub(super) fn statement_timeout(&self) -> Duration {
         self.door.dialer.statement_timeout
+    }
+
+    /// What each session asks for at its start: a pooler does not pass it on.
+    pub(super) fn token(&self) -> &str {
+        &self.door.dialer.token
+    }
+
+    /// The limits of each session.
+    pub(super) fn limits(&self) -> Vec<(&'static str, String)> {
+        self.door.dialer.limits()
+    }
+
+    /// Where a connection leads, as far as it is known.
+    pub(super) fn way(&self, connection: &Connection) -> Way {
+        lock(&self.ways).get(&Object::metrics(connection).created).copied().unwrap_or(Way::Unknown)
+    }
+
+    /// Takes note of where a connection leads, and forgets those that must be gone by now.
+    pub(super) fn learn(&self, connection: &Connection, way: Way) {
+        let mut ways = lock(&self.ways);
+        ways.insert(Object::metrics(connection).created, way);
+        while ways.len() > 2 * self.pool.status().max_size {
+            ways.pop_first();
+        }
     }
 
     /// A connection: a used one that is free, or a new one.
@@ -114,6 +157,17 @@ impl Shared {
             // However long it takes: a server that hangs holds this connection anyway.
             let _answered = connection.simple_query("").await;
             drop(Object::take(connection));
+        });
+    }
+
+    /// Ends a connection's transaction and gives the connection back.
+    pub(super) fn hand_back(&self, connection: Connection) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            let ended = timeout(CANCEL, connection.batch_execute("/* postgres-agent:end */ COMMIT")).await;
+            if !matches!(ended, Ok(Ok(()))) {
+                drop(Object::take(connection));
+            }
         });
     }
 

@@ -76,6 +76,11 @@ fn server(session: &Session) -> Vec<Finding> {
         let cause = format!("what other roles do is hidden from the role {}", identity.role);
         Finding::warning("postgres.rights", cause, format!("GRANT pg_monitor TO \"{role}\";"))
     });
+    if identity.pooled {
+        let cause = "a pooler stands between, and passes the agent's limits on for one transaction at a time only";
+        let mend = "name the server's own host and port in postgres.url";
+        findings.push(Finding::warning("postgres.pooler", cause, mend));
+    }
     let apart = Duration::from_micros(session.clock().0.abs_diff(Time::now().0));
     findings.push(if apart > CLOCKS_APART {
         let cause = format!("the server's clock and this host's are {} s apart", apart.as_secs());

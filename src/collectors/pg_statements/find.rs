@@ -144,6 +144,7 @@ mod tests {
             stats_reset: None,
             role: "the agent".into(),
             sees_all: true,
+            pooled: false,
         };
         let told = found.missing(&identity);
         match want {

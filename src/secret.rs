@@ -124,19 +124,41 @@ impl Value for SecretUrl {
 /// Masks what could be a password in a URL or a libpq connection string.
 pub fn mask(text: &str) -> String {
     // A mistyped URL must not leak either: where in doubt, more is masked than need be.
-    let masked = match text.split_once("://") {
-        Some((scheme, rest)) => match rest.rsplit_once('@') {
-            Some((userinfo, tail)) => {
-                let user = userinfo.split(':').next().unwrap_or("");
-                let password = if userinfo.contains(':') { ":***" } else { "" };
-                format!("{scheme}://{user}{password}@{tail}")
-            }
-            None => text.to_owned(),
-        },
-        None => text.to_owned(),
+    let Some((scheme, rest)) = text.split_once("://") else { return mask_pairs(text) };
+    let rest = match rest.rsplit_once('@') {
+        Some((userinfo, tail)) => {
+            let user = userinfo.split(':').next().unwrap_or("");
+            let password = if userinfo.contains(':') { ":***" } else { "" };
+            format!("{user}{password}@{tail}")
+        }
+        None => rest.to_owned(),
     };
+    let parameter = |piece: &str| match piece.split_once('=') {
+        Some((name, value)) if unescaped(name).contains("password") => {
+            let end = if value.ends_with(['?', '&']) { value.get(value.len() - 1..) } else { None };
+            format!("{name}={MASKED}{}", end.unwrap_or(""))
+        }
+        _ => piece.to_owned(),
+    };
+    format!("{scheme}://{}", rest.split_inclusive(['?', '&']).map(parameter).collect::<String>())
+}
+
+/// In lower case, percent-decoded: libpq takes names of parameters so, too.
+fn unescaped(name: &str) -> String {
+    let mut pieces = name.split('%');
+    let mut out = pieces.next().unwrap_or("").to_owned();
+    for piece in pieces {
+        let byte = piece.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        out.extend(byte.map(char::from));
+        out.push_str(if byte.is_some() { piece.get(2..).unwrap_or("") } else { piece });
+    }
+    out.to_ascii_lowercase()
+}
+
+/// Masks the values of a `key=value` string.
+fn mask_pairs(text: &str) -> String {
     let mut out = String::new();
-    let mut rest = masked.as_str();
+    let mut rest = text;
     while let Some(at) = rest.to_ascii_lowercase().find("password") {
         let (before, after) = rest.split_at(at + "password".len());
         out.push_str(before);
@@ -186,6 +208,10 @@ mod tests {
         check("host=h password = 'hun\\'ter 2' user=u", "host=h password=*** user=u");
         check("host=h sslpassword=x password=", "host=h sslpassword=*** password=***");
         check("amqp://h:5672/v", "amqp://h:5672/v");
+        check("postgres://h/d?pass%77ord=hunter2&x=y", "postgres://h/d?pass%77ord=***&x=y");
+        check("postgres://h/d?password=hunter 2&x=y", "postgres://h/d?password=***&x=y");
+        check("postgres://h/d?user=a@b&PASSWORD=hunter2", "postgres://h/d?user=a@b&PASSWORD=***");
+        check("postgres://h/d?sslpassword=hunter2", "postgres://h/d?sslpassword=***");
     }
 
     #[test]

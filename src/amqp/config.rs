@@ -272,6 +272,15 @@ impl Config {
         Ok((uri.vhost, user))
     }
 
+    /// Whether passwords and messages go to another host in plain text, at node number `attempt` in turn.
+    pub fn is_overheard(&self, attempt: usize) -> bool {
+        self.uri(attempt).is_ok_and(|uri| {
+            let address = uri.host.parse::<std::net::IpAddr>().ok();
+            let own = address.map_or(uri.host == "localhost", |address| address.is_loopback());
+            !uri.tls && !own
+        })
+    }
+
     fn uri(&self, attempt: usize) -> Result<Uri, String> {
         let url = self.urls.get(attempt % self.urls.len().max(1)).map_or(DEFAULT_URL, SecretUrl::expose);
         Uri::parse(url).map_err(|must_be| format!("amqp.url must be {must_be}"))
@@ -421,6 +430,17 @@ mod tests {
                 assert!(got.replace("Some(", "").replace(')', "").contains(want), "{settings:?}: {got}");
             }
         }
+    }
+
+    #[test]
+    fn only_plain_text_to_another_host_can_be_overheard() {
+        let overheard = |url: &str| {
+            let mut config = Reader::default().table("amqp", Config::read);
+            config.urls = vec![SecretUrl::new(url)];
+            config.is_overheard(0)
+        };
+        assert!(["amqp://h", "amqp://10.0.0.1", "amqp://[fe80::1]"].into_iter().all(overheard));
+        assert!(!["amqps://h", "amqp://localhost", "amqp://127.0.0.2", "amqp://[::1]"].into_iter().any(overheard));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(super) enum Stream {
 const TLS_ALERT: u8 = 0x15;
 
 /// What is told of a port that answers plain text with TLS.
-pub const SPEAKS_TLS: &str = "it speaks TLS on this port: write amqps";
+pub const SPEAKS_TLS: &str = "speaks TLS on this port: write amqps";
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -25,7 +25,7 @@ use super::{
     config::Node,
     dial::{Socket, Tls, dial},
     error::Error,
-    stream::{Stream, runtime},
+    stream::{SPEAKS_TLS, Stream, runtime},
 };
 use crate::{event::batch::Batch, tls};
 
@@ -307,10 +307,11 @@ async fn handshake(uri: AMQPUri, stream: Stream) -> lapin::Result<lapin::Connect
 /// Why a login failed. With TLS 1.3 a broker looks at the client's certificate only then.
 fn refused(node: &Node, error: &lapin::Error) -> Error {
     let at = node.at.clone();
-    if let lapin::ErrorKind::IOError(error) = error.kind()
-        && let Some(reason) = tls::refusal(error)
-    {
-        return Error::Tls { node: at, reason };
+    if let lapin::ErrorKind::IOError(error) = error.kind() {
+        let plain = || Some(error.to_string()).filter(|told| told == SPEAKS_TLS);
+        if let Some(reason) = tls::refusal(error).or_else(plain) {
+            return Error::Tls { node: at, reason };
+        }
     }
     match Error::from_lapin(error) {
         Error::Connection { reason } | Error::Channel { reason, .. } => {

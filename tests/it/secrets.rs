@@ -242,6 +242,7 @@ impl World<'_> {
             &["spool", "status"],
             &["spool", "verify", "--json"],
             &["spool", "dump"],
+            &["tap", "--count", "3", "--seconds", "5"],
         ];
         all.iter().map(|args| (args.join(" "), self.run(args))).collect()
     }

@@ -17,7 +17,7 @@ pub(super) async fn look(config: &Config, probing: bool) -> Vec<Finding> {
         let make = Make::at(config, node);
         match Connection::login(&config.amqp, node).await {
             Ok(connection) => {
-                findings.push(Finding::ok(&id, format!("logged in to {}", connection.node())));
+                findings.push(logged_in(&id, connection.node(), config.amqp.is_overheard(node)));
                 // Nodes of one cluster have one exchange: the first that answers tells.
                 if !findings.iter().any(|finding| finding.id == EXCHANGE) {
                     findings.push(exchange(&connection, config, &make).await);
@@ -31,6 +31,15 @@ pub(super) async fn look(config: &Config, probing: bool) -> Vec<Finding> {
         }
     }
     findings
+}
+
+fn logged_in(id: &str, node: &str, overheard: bool) -> Finding {
+    let cause = format!("logged in to {node}");
+    if overheard {
+        let cause = format!("{cause}, and the password and all messages go there in plain text");
+        return Finding::warning(id, cause, "write amqps://… in amqp.url");
+    }
+    Finding::ok(id, cause)
 }
 
 const EXCHANGE: &str = "amqp.exchange";
@@ -136,6 +145,7 @@ impl<'a> Make<'a> {
     /// What mends a login that failed.
     fn mend(&self, error: &Error) -> String {
         match error {
+            Error::Tls { reason, .. } if reason == amqp::SPEAKS_TLS => "write amqps://… in amqp.url".into(),
             Error::Tls { .. } => tls(self.config),
             Error::Refused { reason, .. } => self.mend_login(reason),
             Error::Config(_) => "make the file usable for the agent, or correct the [amqp] table".into(),
@@ -144,9 +154,6 @@ impl<'a> Make<'a> {
     }
 
     fn mend_login(&self, reason: &str) -> String {
-        if reason.contains(amqp::SPEAKS_TLS) {
-            return "write amqps://… in amqp.url".into();
-        }
         if reason.contains(&format!("vhost {} not found", self.vhost)) {
             return match self.vhost.as_str() {
                 "" => "end amqp.url with /%2f: that is the vhost \"/\"".into(),
@@ -208,7 +215,6 @@ mod tests {
         check(user, "530 NOT_ALLOWED - access to vhost 'v w' refused", rights);
         check(user, "ACCESS_REFUSED - Login was refused using", "rabbitmqctl change_password u ");
         check(None, "ACCESS_REFUSED - Login was refused using", "rabbitmq-plugins enable rabbitmq_auth_mechanism_ssl");
-        check(user, amqp::SPEAKS_TLS, "write amqps");
     }
 
     #[test]

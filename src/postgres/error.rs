@@ -90,6 +90,11 @@ impl Error {
         matches!(self, Self::Query { .. }) && self.sqlstate() == Some("42501")
     }
 
+    /// A text has no form in the encoding that it was to be sent in.
+    pub fn is_encoding(&self) -> bool {
+        matches!(self, Self::Query { .. }) && matches!(self.sqlstate(), Some("22021" | "22P05"))
+    }
+
     /// It took too long: by the agent's clock, by the server's, or because of a lock.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Deadline { .. } | Self::Busy(_)) || matches!(self.sqlstate(), Some("57014" | "55P03"))

@@ -41,7 +41,7 @@ pub use dial::APPLICATION_NAME;
 pub use error::Error;
 pub use identity::Identity;
 pub use session::Session;
-pub use value::{Cell, Column, Param, Row};
+pub use value::{Cell, Cells, Column, Param, Record, Row};
 
 /// Below, no catalog could be read; above, a statement that hurts is not ended in time.
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);

@@ -160,17 +160,6 @@ impl Shared {
         });
     }
 
-    /// Ends a connection's transaction and gives the connection back.
-    pub(super) fn hand_back(&self, connection: Connection) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        runtime.spawn(async move {
-            let ended = timeout(CANCEL, connection.batch_execute("/* postgres-agent:end */ COMMIT")).await;
-            if !matches!(ended, Ok(Ok(()))) {
-                drop(Object::take(connection));
-            }
-        });
-    }
-
     /// Time spent on statements of one name so far.
     pub(super) fn spent(&self, name: &str) -> Duration {
         lock(&self.spent).get(name).copied().unwrap_or_default()
@@ -184,6 +173,17 @@ impl Shared {
     pub(super) fn connections(&self) -> usize {
         self.pool.status().size
     }
+}
+
+/// Ends a connection's transaction and gives the connection back.
+pub(super) fn hand_back(connection: Connection) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    runtime.spawn(async move {
+        let ended = timeout(CANCEL, connection.batch_execute("/* postgres-agent:end */ COMMIT")).await;
+        if !matches!(ended, Ok(Ok(()))) {
+            drop(Object::take(connection));
+        }
+    });
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

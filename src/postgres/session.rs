@@ -19,7 +19,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::{
     Error,
     identity::{self, Identity},
-    pool::{Connection, Shared, Way},
+    pool::{self, Connection, Shared, Way},
     value::{Param, Row},
 };
 use crate::units::Time;
@@ -233,7 +233,7 @@ impl Drop for Held {
         if self.busy {
             self.give_up();
         } else if let Some(connection) = self.connection.take().filter(|_| self.open) {
-            self.shared.hand_back(connection);
+            pool::hand_back(connection);
         }
     }
 }

@@ -26,9 +26,73 @@ impl Row {
         T::from_cell(cell).ok_or_else(wrong)
     }
 
+    /// The records in a column that a statement put together by `string_agg(record_send(…), '')`; none if it is NULL.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] if there is no such column, or if it does not hold whole records.
+    pub fn records(&self, column: &str) -> Result<Vec<Record<'_>>, Error> {
+        let wrong = || Error::Decode { column: column.name(), wanted: "records" };
+        let cell: Raw<'_> = self.0.try_get(column).map_err(|_| wrong())?;
+        let mut rest = cell.bytes.filter(|_| cell.kind == Type::BYTEA).unwrap_or_default();
+        let mut records = Vec::new();
+        while !rest.is_empty() {
+            records.push(Record::read(&mut rest).ok_or_else(wrong)?);
+        }
+        Ok(records)
+    }
+
     /// Whether the answer has this column.
     pub fn has(&self, column: &str) -> bool {
         self.0.columns().iter().any(|other| other.name() == column)
+    }
+}
+
+/// Values by their position: of a row, or of a record inside of one.
+pub trait Cells {
+    /// The value at a position, from 0.
+    ///
+    /// # Errors
+    /// As [`Row::get`].
+    fn cell<T: Cell>(&self, at: usize) -> Result<T, Error>;
+}
+
+impl Cells for Row {
+    fn cell<T: Cell>(&self, at: usize) -> Result<T, Error> {
+        self.get(at)
+    }
+}
+
+/// A row inside of a value.
+#[derive(Debug)]
+pub struct Record<'a>(Vec<Raw<'a>>);
+
+impl<'a> Record<'a> {
+    /// Takes one from the front, in the form of `record_send`: how many columns, and of each its type, its length (-1
+    /// for NULL) and its bytes.
+    fn read(bytes: &mut &'a [u8]) -> Option<Self> {
+        let columns = take_i32(bytes)?;
+        let column = |_| {
+            let kind = Type::from_oid(take_i32(bytes)?.cast_unsigned())?;
+            let value = match take_i32(bytes)? {
+                -1 => None,
+                length => Some(bytes.split_off(..usize::try_from(length).ok()?)?),
+            };
+            Some(Raw { kind, bytes: value })
+        };
+        (0..columns).map(column).collect::<Option<Vec<_>>>().map(Self)
+    }
+}
+
+fn take_i32(bytes: &mut &[u8]) -> Option<i32> {
+    let (first, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(i32::from_be_bytes(*first))
+}
+
+impl Cells for Record<'_> {
+    fn cell<T: Cell>(&self, at: usize) -> Result<T, Error> {
+        let value = self.0.get(at).and_then(|raw| T::from_cell(raw.clone()));
+        value.ok_or_else(|| Error::Decode { column: at.name(), wanted: T::WANTED })
     }
 }
 
@@ -67,7 +131,7 @@ mod sealed {
 }
 
 /// A value as it came over the wire: its type, and its bytes unless it is NULL.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Raw<'a> {
     kind: Type,
     bytes: Option<&'a [u8]>,
@@ -108,14 +172,23 @@ impl<T: Cell> Cell for Option<T> {
     }
 }
 
-/// Text of any kind, decoded lossily; addresses too.
+/// Text of any kind, decoded lossily, also one that the server sent as bytes; addresses too.
 impl Cell for String {
     const WANTED: &'static str = "text";
     fn from_cell(raw: Raw<'_>) -> Option<Self> {
         if raw.kind == Type::INET {
             return raw.plain::<IpAddr>().map(|address| address.to_string());
         }
-        let texts = [Type::TEXT, Type::NAME, Type::VARCHAR, Type::BPCHAR, Type::UNKNOWN, Type::CSTRING, Type::CHAR];
+        let texts = [
+            Type::TEXT,
+            Type::BYTEA,
+            Type::NAME,
+            Type::VARCHAR,
+            Type::BPCHAR,
+            Type::UNKNOWN,
+            Type::CSTRING,
+            Type::CHAR,
+        ];
         let bytes = raw.bytes.filter(|_| texts.contains(&raw.kind))?;
         Some(String::from_utf8_lossy(bytes).into_owned())
     }
@@ -129,33 +202,30 @@ impl Cell for bool {
 }
 
 /// Any whole number: int2, int4, int8, oid, xid, cid, and a numeric that is whole.
-impl Cell for i64 {
-    const WANTED: &'static str = "a whole number";
-    fn from_cell(raw: Raw<'_>) -> Option<Self> {
-        match raw.kind {
-            Type::INT2 => raw.plain::<i16>().map(Self::from),
-            Type::INT4 => raw.plain::<i32>().map(Self::from),
-            Type::OID => raw.plain::<u32>().map(Self::from),
-            // 32 bits without a sign, for which the driver has no rule.
-            Type::XID | Type::CID => Some(Self::from(u32::from_be_bytes(raw.bytes?.try_into().ok()?))),
-            Type::XID8 => i64::from_be_bytes(raw.bytes?.try_into().ok()?).into(),
-            Type::NUMERIC => whole_numeric(raw.bytes?),
-            _ => raw.plain(),
-        }
+fn whole(raw: &Raw<'_>) -> Option<i128> {
+    match raw.kind {
+        Type::INT2 => raw.plain::<i16>().map(i128::from),
+        Type::INT4 => raw.plain::<i32>().map(i128::from),
+        Type::OID => raw.plain::<u32>().map(i128::from),
+        // Without a sign, and the driver has no rule for it.
+        Type::XID | Type::CID => Some(u32::from_be_bytes(raw.bytes?.try_into().ok()?).into()),
+        Type::XID8 => Some(u64::from_be_bytes(raw.bytes?.try_into().ok()?).into()),
+        Type::NUMERIC => whole_numeric(raw.bytes?),
+        _ => raw.plain::<i64>().map(i128::from),
     }
 }
 
-macro_rules! narrower {
+macro_rules! whole_numbers {
     ($($kind:ty),*) => {$(
         impl Cell for $kind {
             const WANTED: &'static str = "a whole number that fits";
             fn from_cell(raw: Raw<'_>) -> Option<Self> {
-                i64::from_cell(raw).and_then(|number| number.try_into().ok())
+                whole(&raw)?.try_into().ok()
             }
         }
     )*};
 }
-narrower!(i32, u32, u64);
+whole_numbers!(i32, i64, u32, u64);
 
 /// Any number that has a float's precision or less, and whole ones.
 impl Cell for f64 {
@@ -164,7 +234,7 @@ impl Cell for f64 {
         match raw.kind {
             Type::FLOAT4 => raw.plain::<f32>().map(Self::from),
             Type::FLOAT8 => raw.plain(),
-            _ => i64::from_cell(raw).map(|number| number as Self),
+            _ => whole(&raw).map(|number| number as Self),
         }
     }
 }
@@ -174,8 +244,8 @@ impl Cell for Time {
     const WANTED: &'static str = "a time";
     fn from_cell(raw: Raw<'_>) -> Option<Self> {
         let micros = micros_since_2000(&raw)?;
-        // From PostgreSQL's epoch to that of everybody else.
-        micros.checked_add(946_684_800_000_000).map(Self)
+        // From PostgreSQL's epoch to that of everybody else; its last years are beyond what microseconds reach then.
+        Some(Self(micros.saturating_add(946_684_800_000_000)))
     }
 }
 
@@ -204,10 +274,10 @@ impl Cell for Vec<String> {
 }
 
 /// A whole numeric: four 16-bit words (digits, weight, sign, scale), then digits to the base of 10000.
-fn whole_numeric(bytes: &[u8]) -> Option<i64> {
+fn whole_numeric(bytes: &[u8]) -> Option<i128> {
     let words: Vec<i16> = bytes.as_chunks::<2>().0.iter().map(|word| i16::from_be_bytes(*word)).collect();
     let [_, weight, sign, _, digits @ ..] = words.as_slice() else { return None };
-    let mut number: i64 = 0;
+    let mut number: i128 = 0;
     for at in 0..=usize::try_from(*weight).unwrap_or(0) {
         let digit = if *weight < 0 { 0 } else { digits.get(at).copied().unwrap_or(0) };
         number = number.checked_mul(10_000)?.checked_add(digit.into())?;
@@ -276,6 +346,25 @@ mod tests {
         check(Type::TEXT, None, None::<String>);
         check(Type::TEXT, None, Some(None::<String>));
         check(Type::INET, Some(&[2, 32, 0, 4, 10, 0, 0, 1]), Some("10.0.0.1".to_owned()));
+    }
+
+    #[test]
+    fn records_are_read_to_the_last_byte_or_not_at_all() {
+        let one =
+            [&[0, 0, 0, 2][..], &[0, 0, 0, 23, 0, 0, 0, 4, 0, 0, 0, 7], &[0, 0, 0, 25, 255, 255, 255, 255]].concat();
+        let two = [one.as_slice(), &one].concat();
+        let mut rest = two.as_slice();
+        for _ in 0..2 {
+            let record = Record::read(&mut rest).expect("whole");
+            assert_eq!(record.cell::<i64>(0), Ok(7));
+            assert_eq!(record.cell::<Option<String>>(1), Ok(None));
+            assert!(record.cell::<String>(1).is_err() && record.cell::<i64>(2).is_err());
+        }
+        assert!(rest.is_empty());
+        for end in 0..one.len() {
+            assert!(Record::read(&mut &one[..end]).is_none(), "{end} bytes");
+        }
+        assert!(Record::read(&mut &[255, 255, 255, 255][..]).is_some_and(|record| record.0.is_empty()));
     }
 
     #[test]

@@ -22,12 +22,18 @@ mod cli;
 mod faults;
 /// One look of a collector, decoded.
 mod looking;
+/// Ten thousand sessions, values at the ends of their ranges, and versions to come.
+mod odd_servers;
 /// What every session does.
 mod pg_activity;
 /// Who waits for whom.
 mod pg_locks;
 /// Which statements took the time.
 mod pg_statements;
+/// Deltas of a workload whose every call is counted.
+mod pg_statements_counted;
+/// A pooler between.
+mod postgres_pooler;
 /// Connections, their limits, and servers that hang or go away.
 mod postgres_session;
 /// What `sslmode` accepts.

@@ -205,6 +205,30 @@ async fn texts_of_other_encodings_and_cut_texts_are_told_as_such() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_cannot_be_converted_costs_the_texts_and_not_the_look() {
+    let server = Server::private(17);
+    for (name, encoding) in [("jp", "EUC_JP"), ("raw", "SQL_ASCII")] {
+        server.sql(&format!("CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LOCALE 'C'"));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("odd.sql");
+    std::fs::write(&file, b"SELECT pg_sleep(60), 'caf\xe9 '").unwrap();
+    let mut child = server.psql(Role::Plain, "raw").arg("-f").arg(&file).spawn().unwrap();
+    wait_for("the session sleeps", BOUND, || {
+        server.sql("SELECT count(*) FROM pg_stat_activity WHERE datname = 'raw' AND wait_event = 'PgSleep'") == "1"
+    });
+    let looked = Looker::new("pg_activity", &[("postgres.url", &server.url(Role::Agent).replace("/postgres", "/jp"))])
+        .look()
+        .await;
+    let row = looked.rows().iter().find(|row| row["datname"] == "raw").unwrap();
+    assert_eq!((&row["query"], &row["state"]), (&Value::Null, &"active".into()));
+    let told = looked.degraded.unwrap();
+    assert!(told.starts_with("no text of a query could be read: pg_activity: invalid byte sequence"), "{told}");
+    server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'raw'");
+    child.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_active_is_a_sample_too() {
     let server = postgres::shared(15);
     let looked = looker(server, Role::Agent).look().await;

@@ -383,6 +383,55 @@ async fn the_extension_may_be_older_than_the_server_and_in_any_schema() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_extension_that_moves_is_followed_and_its_deltas_go_on() {
+    for version in [13, 18] {
+        let server = Server::private(version);
+        let mut looker = looker(&server, Role::Agent, &[]);
+        run(&server, QUICK, 4).await;
+        looker.look().await;
+        looker.look().await;
+        server.sql("CREATE SCHEMA \"other one\"; GRANT USAGE ON SCHEMA \"other one\" TO agent");
+        server.sql("ALTER EXTENSION pg_stat_statements SET SCHEMA \"other one\"");
+        run(&server, QUICK, 3).await;
+        let looked = looker.look().await;
+        assert_eq!(row(&server, &looked, "quick_shape")["delta"]["calls"], 3, "{version}");
+        assert_eq!((&looked.event["summary"]["baseline"], looked.degraded), (&false.into(), None), "{version}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_is_all_that_is_asked_for_once_the_entries_are_known() {
+    let server = Server::private(17);
+    let mut looker = looker(&server, Role::Agent, &[]);
+    run(&server, QUICK, 1).await;
+    let many: Vec<String> = (1..200).map(|terms| format!("SELECT {}", vec!["1"; terms].join(" + "))).collect();
+    run(&server, &many.join("; "), 1).await;
+    for _ in 0..4 {
+        looker.look().await;
+    }
+    let asked = |name: &str| {
+        let sql = format!(
+            "SELECT coalesce(sum(calls), 0), coalesce(sum(rows), 0) FROM pg_stat_statements \
+                           WHERE userid = 'agent'::regrole AND query LIKE '/* postgres-agent:{name} */%'"
+        );
+        server.sql(&sql)
+    };
+    // Once to begin with, and never again; the others answer with one row each.
+    assert!(asked("pg_statements").starts_with("1|"), "{}", asked("pg_statements"));
+    assert_eq!(asked("pg_statements.changes"), "3|3");
+    // Whatever is gone is missed: then all are read again, and the next look asks for changes only.
+    server
+        .sql("SELECT pg_stat_statements_reset(0, 0, queryid) FROM pg_stat_statements WHERE query LIKE '%quick_shape%'");
+    let entries = looker.look().await.event["summary"]["entries"].as_u64().unwrap();
+    assert!(asked("pg_statements").starts_with("2|"), "{}", asked("pg_statements"));
+    run(&server, QUICK, 2).await;
+    let looked = looker.look().await;
+    assert_eq!(row(&server, &looked, "quick_shape")["delta"]["calls"], 2, "another entry than the one that was reset");
+    assert!(looked.event["summary"]["entries"].as_u64().unwrap() > entries);
+    assert!(asked("pg_statements").starts_with("2|"), "{}", asked("pg_statements"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_extension_that_is_missing_is_told_with_what_mends_it() {
     let server = Server::private(15);
     server.sql("DROP EXTENSION pg_stat_statements");

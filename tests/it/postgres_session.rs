@@ -12,7 +12,7 @@ use postgres_agent::postgres::{Database, Error, Param};
 use rustix::process::Signal;
 
 use crate::{
-    looking::database,
+    looking::{Looker, database},
     rig::{
         postgres::{self, Role, Server, Stop, VERSIONS},
         wait_for, wait_for_async,
@@ -262,4 +262,71 @@ async fn sockets_several_hosts_and_password_files_are_used_as_libpq_does() {
     );
     std::fs::write(&file, "two\n").unwrap();
     wait_for_async("the new password is read", BOUND, || async { text(&database, "SELECT 'x'").await.ok() }).await;
+}
+
+/// The first look that fails.
+async fn fails(looker: &mut Looker) -> String {
+    for _ in 0..100 {
+        if let Err(error) = looker.try_look().await {
+            return postgres_agent::spool::chain(&error);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("no look failed within 5 seconds")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_that_are_lost_and_given_again_are_noticed_in_the_next_look() {
+    for version in [13, 18] {
+        let server = Server::private(version);
+        let holder = server.session(Role::Plain, "holder").await;
+        holder.batch_execute("SELECT pg_advisory_lock(7)").await.unwrap();
+        let waiter = server.session(Role::Plain, "waiter").await;
+        let waiting = tokio::spawn(async move { waiter.batch_execute("SELECT pg_advisory_lock(7)").await });
+        wait_for("one waits", BOUND, || server.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == "1");
+        for name in ["pg_activity", "pg_statements", "pg_locks"] {
+            let mut looker = Looker::new(name, &[("postgres.url", &server.url(Role::Agent))]);
+            for _ in 0..2 {
+                let looked = looker.look().await;
+                assert_eq!((looked.degraded, &looked.event["hidden"]), (None, &0.into()), "{version}: {name}");
+            }
+            server.sql("REVOKE pg_monitor FROM agent");
+            let looked = looker.look().await;
+            let told = looked.degraded.clone().unwrap_or_default();
+            assert!(told.contains("GRANT pg_monitor TO \"agent\";"), "{version}: {name}: {told}");
+            assert!(looked.event["hidden"].as_u64().is_some_and(|hidden| hidden > 0), "{version}: {}", looked.event);
+            if name != "pg_statements" {
+                assert!(!looked.rows().is_empty(), "{version}: {name}: who waits is told all the same");
+            }
+            server.sql("GRANT pg_monitor TO agent");
+            let looked = looker.look().await;
+            assert_eq!((looked.degraded, &looked.event["hidden"]), (None, &0.into()), "{version}: {name}");
+        }
+        drop(holder);
+        waiting.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_dropped_under_the_connection_is_told_and_heals() {
+    let server = Server::private(15);
+    server.sql("CREATE DATABASE shop");
+    let url = server.url(Role::Agent).replace("/postgres", "/shop");
+    let settings = [("postgres.url", &*url), ("retry.initial", "10ms"), ("retry.max", "50ms")];
+    let mut looker = Looker::new("pg_activity", &settings);
+    assert_eq!(looker.look().await.server.database, "shop");
+    server.sql("DROP DATABASE shop WITH (FORCE)");
+    let mut told = fails(&mut looker).await;
+    while !told.contains("database \"shop\" does not exist") {
+        assert!(told.contains("terminating connection") || told.contains("closed"), "{told}");
+        told = fails(&mut looker).await;
+    }
+    server.sql("CREATE DATABASE shop");
+    for _ in 0..100 {
+        if looker.try_look().await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("no look succeeded within 5 seconds");
 }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::postgres::{Cell, Error, Row};
+use crate::postgres::{Cell, Cells, Error};
 
 /// Something that only grows while its entry lives.
 trait Counter: Sized {
@@ -48,7 +48,7 @@ impl<T: Counter> Counter for Option<T> {
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident: $kind:ty,)*) => {
-        /// What an entry of pg_stat_statements counts.
+        /// What an entry of pg_stat_statements counts. What the server's version does not count is nil.
         #[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
         pub struct Counters {
             $($(#[$doc])* pub $name: $kind,)*
@@ -59,8 +59,8 @@ macro_rules! counters {
             pub(super) const COLUMNS: usize = [$(stringify!($name)),*].len();
 
             /// From columns in this order, the first of which is at `at`.
-            pub(super) fn read(row: &Row, mut at: usize) -> Result<Self, Error> {
-                $(let $name = get::<$kind>(row, &mut at)?;)*
+            pub(super) fn read(row: &impl Cells, mut at: usize) -> Result<Self, Error> {
+                $(let $name = next::<$kind>(row, &mut at)?;)*
                 Ok(Self { $($name),* })
             }
 
@@ -77,9 +77,9 @@ macro_rules! counters {
     };
 }
 
-fn get<T: Cell>(row: &Row, at: &mut usize) -> Result<T, Error> {
+fn next<T: Cell>(row: &impl Cells, at: &mut usize) -> Result<T, Error> {
     *at += 1;
-    row.get(*at - 1)
+    row.cell(*at - 1)
 }
 
 counters! {
@@ -88,31 +88,30 @@ counters! {
     /// Time of all runs, in milliseconds.
     total_exec_time: f64,
     /// Rows that it returned or changed.
-    rows: u64,
+    rows: Option<u64>,
     /// Shared blocks (mostly of 8 KiB) found in shared buffers.
-    shared_blks_hit: u64,
+    shared_blks_hit: Option<u64>,
     /// Shared blocks read from disk or the system's cache.
-    shared_blks_read: u64,
+    shared_blks_read: Option<u64>,
     /// Shared blocks that it wrote itself.
-    shared_blks_written: u64,
+    shared_blks_written: Option<u64>,
     /// Blocks of temporary tables found in local buffers.
-    local_blks_hit: u64,
+    local_blks_hit: Option<u64>,
     /// Blocks of temporary tables read.
-    local_blks_read: u64,
+    local_blks_read: Option<u64>,
     /// Blocks of temporary tables written.
-    local_blks_written: u64,
+    local_blks_written: Option<u64>,
     /// Blocks read of what did not fit into work_mem.
-    temp_blks_read: u64,
+    temp_blks_read: Option<u64>,
     /// Blocks written of what did not fit into work_mem.
-    temp_blks_written: u64,
+    temp_blks_written: Option<u64>,
     /// Time of reading blocks, in milliseconds; 0 without `track_io_timing`. On 17 and later the sum of shared and
     /// local blocks.
-    blk_read_time: f64,
+    blk_read_time: Option<f64>,
     /// Time of writing blocks, in milliseconds; 0 without `track_io_timing`. On 17 and later the sum of shared and
     /// local blocks.
-    blk_write_time: f64,
-    /// How often it was planned; 0 without `pg_stat_statements.track_planning`. Nil before version 1.8 of the
-    /// extension.
+    blk_write_time: Option<f64>,
+    /// How often it was planned; 0 without `pg_stat_statements.track_planning`.
     plans: Option<u64>,
     /// Time of all planning, in milliseconds.
     total_plan_time: Option<f64>,

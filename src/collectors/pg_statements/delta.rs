@@ -19,11 +19,16 @@ pub(super) struct Key {
     pub(super) toplevel: Option<bool>,
 }
 
-/// An entry's counters, and since when it counts, where the server knows (17 and later).
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Counted {
+/// One entry but for its text.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Entry {
     pub(super) counters: Counters,
+    /// Since when it counts, where the server knows (17 and later).
     pub(super) since: Option<Time>,
+    /// Mean, shortest, longest, standard deviation.
+    pub(super) times: [Option<f64>; 4],
+    /// Another one whenever anything else is another.
+    pub(super) mark: i64,
 }
 
 /// What one look saw.
@@ -37,7 +42,17 @@ pub(super) struct Seen {
     pub(super) complete: bool,
     /// Evictions since the epoch began.
     pub(super) dealloc: Option<u64>,
-    pub(super) entries: HashMap<Key, Counted>,
+    pub(super) entries: HashMap<Key, Entry>,
+    /// How many of them were not there before, or not like this.
+    pub(super) changed: usize,
+}
+
+impl Seen {
+    /// Whether what has changed since is likely to be so little that only that is worth asking for: what is picked out
+    /// costs twice as much as what is sent with all others.
+    pub(super) fn is_steady(&self) -> bool {
+        self.complete && self.changed * 3 < self.entries.len()
+    }
 }
 
 /// What the look before is good for.
@@ -66,7 +81,7 @@ impl<'a> Before<'a> {
     }
 
     /// What ran since; `None` if that cannot be known.
-    pub(super) fn delta(self, key: &Key, now: &Counted) -> Option<Counters> {
+    pub(super) fn delta(self, key: &Key, now: &Entry) -> Option<Counters> {
         let before = self.0?;
         match before.entries.get(key) {
             // 17 and later tell it: this is another entry than before, and all that it counts is new.

@@ -6,6 +6,7 @@ use crate::{
 };
 
 const FIND: &str = include_str!("find.sql");
+const COUNTERS: &str = include_str!("counters.sql");
 const NO_INFO: &str = include_str!("no_info.sql");
 
 /// The extension in the session's database.
@@ -39,7 +40,7 @@ impl Extension {
     /// A statement with the extension's places put in.
     pub(super) fn fill(&self, sql: &str) -> String {
         let info = if self.info { format!("{}.pg_stat_statements_info()", self.schema) } else { NO_INFO.to_owned() };
-        sql.replace("{info}", &info).replace("{schema}", &self.schema)
+        sql.replace("{counters}", COUNTERS).replace("{info}", &info).replace("{schema}", &self.schema)
     }
 }
 

@@ -1,7 +1,10 @@
 //! Statements: which ones took the server's time since the look before, out of pg_stat_statements.
 //!
-//! All entries are read each time, without their texts, because only then a delta is true and nothing is missed that
-//! ran in between; sent are the ones that took the most time since, and the sum of all others.
+//! All entries are looked at each time, without their texts, because only then a delta is true and nothing is missed
+//! that ran in between; sent are the ones that took the most time since, and the sum of all others.
+//!
+//! The server tells only what changed. It is given the marks of all entries that are known, and answers with those that
+//! bear another one and with how many there are. If that is not what it should be, some are gone, and all are read.
 //!
 //! The surprising thing: nothing here knows a version of PostgreSQL. A server that was upgraded keeps the columns of
 //! the extension as it was created, and the extension may be in any schema.
@@ -25,17 +28,18 @@ use super::{
 };
 use crate::{
     event::Sample,
-    postgres::{self, Error, Identity, Param, Session},
+    postgres::{Cells, Error, Identity, Param, Session},
     settings::{Reader, Section},
     units::Time,
 };
 pub use counters::Counters;
-use delta::{Before, Counted, Key, Seen};
+use delta::{Before, Entry, Key, Seen};
 use find::Extension;
 use texts::Texts;
 
 const INFO: &str = include_str!("info.sql");
 const COUNTERS: &str = include_str!("counters.sql");
+const CHANGES: &str = include_str!("changes.sql");
 const NAMES: &str = include_str!("names.sql");
 
 /// How long an extension that is missing is not looked for again: a little less than a minute, so that a collector
@@ -75,13 +79,13 @@ pub struct Row {
     #[serde(flatten)]
     pub counters: Counters,
     /// Mean time of a run, in milliseconds.
-    pub mean_exec_time: f64,
+    pub mean_exec_time: Option<f64>,
     /// Shortest time of a run, in milliseconds.
-    pub min_exec_time: f64,
+    pub min_exec_time: Option<f64>,
     /// Longest time of a run, in milliseconds.
-    pub max_exec_time: f64,
+    pub max_exec_time: Option<f64>,
     /// Standard deviation of the times of runs, in milliseconds.
-    pub stddev_exec_time: f64,
+    pub stddev_exec_time: Option<f64>,
     /// Oid of the role that ran it.
     pub userid: u32,
     /// Its name; nil if it is gone.
@@ -172,10 +176,8 @@ impl Collector for PgStatements {
             io_timing: figures.overall.io_timing,
             planning: figures.overall.planning,
         };
-        let ranked = figures
-            .entries
-            .iter()
-            .map(|(key, entry)| (*key, before.delta(key, &entry.counted), entry.counted.counters.total_exec_time));
+        let ranked =
+            figures.entries.iter().map(|(key, entry)| (*key, before.delta(key, entry), entry.counters.total_exec_time));
         let (kept, other) = delta::top(ranked.collect(), self.limit, before.is_baseline());
         let summary = summary(other);
         let clock = session.clock();
@@ -183,7 +185,7 @@ impl Collector for PgStatements {
         let names = Names::read(&mut session, &keys).await?;
         let texts = self.texts.learn(&keys, &mut session, &extension, &context.texts).await;
         let rows = kept.into_iter().filter_map(|(key, delta)| {
-            figures.entries.get(&key).map(|entry| entry.row(&key, delta, &names, self.texts.get(&key)))
+            figures.entries.get(&key).map(|entry| row(&key, entry, delta, &names, self.texts.get(&key)))
         });
         let data: Vec<Row> = rows.collect();
         let degraded = sight::degraded(&identity, &figures.unreadable);
@@ -208,7 +210,7 @@ impl PgStatements {
     /// Reads all entries, wherever the extension is now.
     async fn read(&mut self, session: &mut Session) -> Result<(Extension, Figures), CollectError> {
         if let Some(extension) = self.known(session.identity()) {
-            match Figures::read(session, &extension).await {
+            match Figures::read(session, &extension, self.before.as_ref()).await {
                 // It was updated, moved or dropped since.
                 Err(error) if error.sqlstate().is_some() && !error.is_timeout() => self.extension = None,
                 Ok(figures) if !extension.is_version(&figures.overall.version) => self.extension = None,
@@ -224,7 +226,7 @@ impl PgStatements {
                 let extension = found?;
                 self.missing = None;
                 self.extension = Some((session.identity().clone(), extension.clone()));
-                let figures = Figures::read(session, &extension).await?;
+                let figures = Figures::read(session, &extension, None).await?;
                 Ok((extension, figures))
             }
         }
@@ -261,17 +263,19 @@ impl Overall {
     }
 }
 
-/// All that one look reads of all entries.
+/// All that one look knows of all entries.
 #[derive(Debug)]
 struct Figures {
     overall: Overall,
     entries: HashMap<Key, Entry>,
+    changed: usize,
     hidden: u64,
     unreadable: Unreadable,
 }
 
 impl Figures {
-    async fn read(session: &mut Session, extension: &Extension) -> Result<Self, Error> {
+    /// Reads what is not known from `before`.
+    async fn read(session: &mut Session, extension: &Extension, before: Option<&Seen>) -> Result<Self, Error> {
         // First, so that a reset in between shows as counters that fell, and never as an epoch that did not begin yet.
         let rows = session.query("pg_statements.info", &extension.fill(INFO), &[]).await?;
         let row = rows.first().ok_or(Error::Decode { column: "dealloc".into(), wanted: "one row" })?;
@@ -282,17 +286,61 @@ impl Figures {
             io_timing: row.get("io_timing")?,
             planning: row.get("planning")?,
         };
-        let rows = session.query("pg_statements", &extension.fill(COUNTERS), &[]).await?;
+        let epoch = overall.epoch(session.identity());
+        let before = before.filter(|before| before.epoch == epoch);
         let mut figures =
-            Self { overall, entries: HashMap::with_capacity(rows.len()), hidden: 0, unreadable: Unreadable::default() };
-        for row in &rows {
-            match Entry::read(row) {
-                Ok(Some((key, entry))) => drop(figures.entries.insert(key, entry)),
-                Ok(None) => figures.hidden += 1,
-                Err(error) => figures.unreadable.note(error),
-            }
+            Self { overall, entries: HashMap::new(), changed: 0, hidden: 0, unreadable: Unreadable::default() };
+        if !figures.read_changes(session, extension, before).await? {
+            figures.read_all(session, extension, before).await?;
         }
         Ok(figures)
+    }
+
+    /// Reads what changed since; false if that does not tell all.
+    async fn read_changes(
+        &mut self,
+        session: &mut Session,
+        extension: &Extension,
+        before: Option<&Seen>,
+    ) -> Result<bool, Error> {
+        let Some(before) = before.filter(|before| before.is_steady()) else { return Ok(false) };
+        let marks: Vec<i64> = before.entries.values().map(|entry| entry.mark).collect();
+        let sql = extension.fill(CHANGES);
+        let rows = session.query("pg_statements.changes", &sql, &[Param::Longs(&marks)]).await?;
+        let row = rows.first().ok_or(Error::Decode { column: "entries".into(), wanted: "one row" })?;
+        let changed: Result<Vec<_>, Error> = row.records("changed")?.iter().map(entry).collect();
+        // Whatever is odd about a row, reading all tells.
+        let Ok(changed) = changed else { return Ok(false) };
+        self.changed = changed.len();
+        self.entries.clone_from(&before.entries);
+        self.entries.extend(changed.into_iter().flatten());
+        let there = usize::try_from(row.get::<u64>("entries")?).ok();
+        let visible = usize::try_from(row.get::<u64>("visible")?).ok();
+        Ok(there == visible && visible == Some(self.entries.len()))
+    }
+
+    async fn read_all(
+        &mut self,
+        session: &mut Session,
+        extension: &Extension,
+        before: Option<&Seen>,
+    ) -> Result<(), Error> {
+        let rows = session.query("pg_statements", &extension.fill(COUNTERS), &[]).await?;
+        self.entries = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            match entry(row) {
+                Ok(Some((key, entry))) => drop(self.entries.insert(key, entry)),
+                Ok(None) => self.hidden += 1,
+                Err(error) => self.unreadable.note(error),
+            }
+        }
+        let is_known = |key: &Key, entry: &Entry| before.is_some_and(|seen| seen.entries.get(key) == Some(entry));
+        self.changed = match before {
+            Some(_) => self.entries.iter().filter(|(key, entry)| !is_known(key, entry)).count(),
+            // Nobody knows; the next look will.
+            None => 0,
+        };
+        Ok(())
     }
 
     fn seen(self, epoch: String, clock: Time) -> Seen {
@@ -301,47 +349,43 @@ impl Figures {
             clock,
             complete: self.hidden == 0 && self.unreadable.count() == 0,
             dealloc: self.overall.dealloc,
-            entries: self.entries.into_iter().map(|(key, entry)| (key, entry.counted)).collect(),
+            entries: self.entries,
+            changed: self.changed,
         }
     }
 }
 
-/// One entry but for its text.
-#[derive(Debug)]
-struct Entry {
-    counted: Counted,
-    /// Mean, shortest, longest, standard deviation.
-    times: [f64; 4],
+/// Reads an entry; `None` for one that the role may not see: it has no id.
+fn entry(row: &impl Cells) -> Result<Option<(Key, Entry)>, Error> {
+    let Some(queryid) = row.cell(2)? else { return Ok(None) };
+    let key = Key { userid: row.cell(0)?, dbid: row.cell(1)?, queryid, toplevel: row.cell(3)? };
+    let behind = 5 + Counters::COLUMNS;
+    let entry = Entry {
+        since: row.cell(4)?,
+        counters: Counters::read(row, 5)?,
+        times: [row.cell(behind)?, row.cell(behind + 1)?, row.cell(behind + 2)?, row.cell(behind + 3)?],
+        mark: row.cell(behind + 4)?,
+    };
+    Ok(Some((key, entry)))
 }
 
-impl Entry {
-    /// `None` for one that the role may not see: it has no id.
-    fn read(row: &postgres::Row) -> Result<Option<(Key, Self)>, Error> {
-        let Some(queryid) = row.get(2)? else { return Ok(None) };
-        let key = Key { userid: row.get(0)?, dbid: row.get(1)?, queryid, toplevel: row.get(3)? };
-        let counted = Counted { since: row.get(4)?, counters: Counters::read(row, 5)? };
-        let time = |at: usize| row.get(5 + Counters::COLUMNS + at);
-        Ok(Some((key, Self { counted, times: [time(0)?, time(1)?, time(2)?, time(3)?] })))
-    }
-
-    fn row(&self, key: &Key, delta: Option<Counters>, names: &Names, query: Option<String>) -> Row {
-        let [mean_exec_time, min_exec_time, max_exec_time, stddev_exec_time] = self.times;
-        Row {
-            queryid: key.queryid.to_string(),
-            query,
-            counters: self.counted.counters.clone(),
-            mean_exec_time,
-            min_exec_time,
-            max_exec_time,
-            stddev_exec_time,
-            userid: key.userid,
-            usename: names.roles.get(&key.userid).cloned(),
-            dbid: key.dbid,
-            datname: names.databases.get(&key.dbid).cloned(),
-            toplevel: key.toplevel,
-            stats_since: self.counted.since,
-            delta,
-        }
+fn row(key: &Key, entry: &Entry, delta: Option<Counters>, names: &Names, query: Option<String>) -> Row {
+    let [mean_exec_time, min_exec_time, max_exec_time, stddev_exec_time] = entry.times;
+    Row {
+        queryid: key.queryid.to_string(),
+        query,
+        counters: entry.counters.clone(),
+        mean_exec_time,
+        min_exec_time,
+        max_exec_time,
+        stddev_exec_time,
+        userid: key.userid,
+        usename: names.roles.get(&key.userid).cloned(),
+        dbid: key.dbid,
+        datname: names.databases.get(&key.dbid).cloned(),
+        toplevel: key.toplevel,
+        stats_since: entry.since,
+        delta,
     }
 }
 

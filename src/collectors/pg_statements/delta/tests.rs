@@ -13,20 +13,20 @@ fn key(queryid: i64) -> Key {
 /// `calls` runs of two milliseconds, each reading one block.
 fn ran(calls: u64) -> Counters {
     let time = calls as f64 * 2.0;
-    Counters { calls, total_exec_time: time, shared_blks_read: calls, plans: Some(0), ..Counters::default() }
+    Counters { calls, total_exec_time: time, shared_blks_read: Some(calls), plans: Some(0), ..Counters::default() }
 }
 
-fn counted(calls: u64, since: Option<i64>) -> Counted {
-    Counted { counters: ran(calls), since: since.map(Time) }
+fn counted(calls: u64, since: Option<i64>) -> Entry {
+    Entry { counters: ran(calls), since: since.map(Time), ..Entry::default() }
 }
 
 fn seen(complete: bool, entries: &[(i64, u64, Option<i64>)]) -> Seen {
     let entries = entries.iter().map(|(id, calls, since)| (key(*id), counted(*calls, *since))).collect();
-    Seen { epoch: "one".into(), clock: Time(1_000_000), complete, dealloc: Some(3), entries }
+    Seen { epoch: "one".into(), clock: Time(1_000_000), complete, dealloc: Some(3), entries, changed: 0 }
 }
 
 #[track_caller]
-fn check(before: &Seen, now: &Counted, want: Option<u64>) {
+fn check(before: &Seen, now: &Entry, want: Option<u64>) {
     let delta = Before::of(Some(before), "one").delta(&key(1), now);
     assert_eq!(delta, want.map(ran), "{before:?} {now:?}");
 }
@@ -159,6 +159,7 @@ fn look(server: &Server, knows_since: bool) -> Seen {
         complete: server.entries.keys().all(|id| visible(*id)),
         dealloc: None,
         entries: entries.collect(),
+        changed: 0,
     }
 }
 

@@ -19,13 +19,21 @@ use super::{
 };
 use crate::{
     event::Sample,
-    postgres::{self, Param},
+    postgres::{self, Error, Param, Session},
     settings::{Reader, Section},
     text::{Correlation, Policy},
     units::Time,
 };
 
-const SQL: &str = include_str!("pg_activity.sql");
+const BACKENDS: &str = include_str!("backends.sql");
+const BLOCKERS: &str = include_str!("blockers.sql");
+
+/// Each question who blocks somebody stops the lock manager for a moment, so it is never asked for more: those who
+/// wait longest.
+const MOST_ASKED: usize = 1000;
+
+/// Of a text's bytes at least and at the most: `track_activity_query_size` can be a megabyte, and sessions thousands.
+const MOST_BYTES: (i64, i64) = (4096, 1 << 20);
 
 /// Keys of its own.
 #[derive(Debug, Clone)]
@@ -94,8 +102,8 @@ pub struct Row {
     pub backend_xid: Option<String>,
     /// The oldest transaction that its snapshot needs, which holds back vacuum.
     pub backend_xmin: Option<String>,
-    /// Process ids that it waits for; 0 for a prepared transaction. Of those that only stand before it in a queue
-    /// the nearest. `pg_locks` tells more.
+    /// Process ids that it waits for, those that only stand before it in a queue too; 0 for a prepared transaction. A
+    /// leader waits for whom its parallel workers wait for. `pg_locks` tells more.
     pub blocked_by: Vec<i32>,
     /// From a W3C traceparent. Nil for now.
     pub trace_id: Option<String>,
@@ -153,17 +161,20 @@ impl Collector for PgActivity {
     async fn collect(&mut self, context: &Context) -> Result<Sample<Vec<Row>, Summary>, CollectError> {
         let start = Instant::now();
         let mut session = context.postgres.session(Self::NAME).await?;
-        let locks = waits::look(&mut session).await?;
-        let involved = involved(&graph::blockers(&locks, &BTreeMap::new()));
-        let pids: Vec<i32> = involved.iter().copied().collect();
-        let rows = session.query("pg_activity", SQL, &[Param::Ints(&pids)]).await?;
-
-        let mut seen = Seen::default();
-        for row in &rows {
-            seen.take(row, &involved, &self.config, &context.texts);
+        let mut seen = self.see(&mut session, &BTreeSet::new(), &context.texts).await?;
+        let identity = session.identity();
+        // Without rights nobody is seen to wait, and of what replays WAL the server does not say who is in its way.
+        let blockers = if identity.sees_all && !identity.in_recovery {
+            ask(&mut session, &seen).await?
+        } else {
+            graph::blockers(&waits::look(&mut session).await?, &seen.leaders)
+        };
+        let mut involved = involved(&blockers);
+        involved.remove(&0);
+        if !seen.rows.iter().map(|row| row.pid).collect::<BTreeSet<_>>().is_superset(&involved) {
+            seen = self.see(&mut session, &involved, &context.texts).await?;
         }
-        let Seen { rows: mut kept, sessions, leaders, hidden, unreadable } = seen;
-        let blockers = graph::blockers(&locks, &leaders);
+        let Seen { rows: mut kept, sessions, hidden, unreadable, waiting, without_texts, .. } = seen;
         for row in &mut kept {
             row.blocked_by = blockers.get(&row.pid).into_iter().flatten().copied().collect();
         }
@@ -178,9 +189,65 @@ impl Collector for PgActivity {
             hidden,
             summary: Some(summary(sessions)),
             data: kept,
-            degraded: sight::degraded(identity, &unreadable),
+            degraded: sight::degraded(identity, &unreadable)
+                .into_iter()
+                .chain(without_texts.map(|why| format!("no text of a query could be read: {why}")))
+                .chain(left_out(waiting.len()))
+                .reduce(|one, other| format!("{one}; {other}")),
         })
     }
+}
+
+impl PgActivity {
+    /// Reads all backends; those in `involved` have a row whatever they do.
+    async fn see(&self, session: &mut Session, involved: &BTreeSet<i32>, texts: &Policy) -> Result<Seen, Error> {
+        let pids: Vec<i32> = involved.iter().copied().collect();
+        // Of up to four bytes each; masking makes texts shorter, so twice as many are enough to fill them up again.
+        let bytes = i64::try_from(self.config.query_max_chars.saturating_mul(8)).unwrap_or(i64::MAX);
+        let bytes = bytes.clamp(MOST_BYTES.0, MOST_BYTES.1);
+        let mut seen = Seen::default();
+        let params = [Param::Ints(&pids), Param::Int(bytes)];
+        let rows = match session.query("pg_activity", BACKENDS, &params).await {
+            Err(error) if error.is_encoding() => {
+                seen.without_texts = Some(error.to_string());
+                session.query("pg_activity", BACKENDS, &[Param::Ints(&pids), Param::Int(0)]).await?
+            }
+            rows => rows?,
+        };
+        for row in &rows {
+            seen.take(row, involved, &self.config, texts);
+        }
+        seen.waiting.sort_unstable();
+        Ok(seen)
+    }
+}
+
+/// Asks the server who is in the way of those who wait for a lock.
+async fn ask(session: &mut Session, seen: &Seen) -> Result<BTreeMap<i32, BTreeSet<i32>>, Error> {
+    let waiting: Vec<i32> = seen.waiting.iter().take(MOST_ASKED).map(|(_, pid)| *pid).collect();
+    let mut blockers: BTreeMap<i32, BTreeSet<i32>> = BTreeMap::new();
+    if waiting.is_empty() {
+        return Ok(blockers);
+    }
+    for row in &session.query("pg_activity.blockers", BLOCKERS, &[Param::Ints(&waiting)]).await? {
+        let pid: i32 = row.get("pid")?;
+        let leader = seen.leaders.get(&pid).copied().unwrap_or(pid);
+        let others = row.get::<Option<Vec<i32>>>("blockers")?.unwrap_or_default();
+        for blocked in [pid, leader] {
+            // One that has its lock by now waits for nobody.
+            let others: Vec<i32> = others.iter().copied().filter(|other| ![pid, leader].contains(other)).collect();
+            if !others.is_empty() {
+                blockers.entry(blocked).or_default().extend(others);
+            }
+        }
+    }
+    Ok(blockers)
+}
+
+/// A word on those of whom it was not asked who blocks them.
+fn left_out(waiting: usize) -> Option<String> {
+    let more = waiting.checked_sub(MOST_ASKED).filter(|more| *more > 0)?;
+    Some(format!("{waiting} sessions wait for locks; of {more} it was not asked for whom"))
 }
 
 /// What was seen while the rows were read.
@@ -189,6 +256,10 @@ struct Seen {
     rows: Vec<Row>,
     sessions: BTreeMap<Kind, u64>,
     leaders: BTreeMap<i32, i32>,
+    /// Who waits for a lock, and since when its statement runs.
+    waiting: Vec<(Option<Time>, i32)>,
+    /// Why no text could be read.
+    without_texts: Option<String>,
     hidden: u64,
     unreadable: Unreadable,
 }
@@ -206,7 +277,7 @@ impl Seen {
         involved: &BTreeSet<i32>,
         config: &Config,
         texts: &Policy,
-    ) -> Result<(), postgres::Error> {
+    ) -> Result<(), Error> {
         let pid: i32 = row.get("pid")?;
         let leader: Option<i32> = row.get("leader_pid")?;
         // A leader of parallel workers names itself.
@@ -215,6 +286,9 @@ impl Seen {
         let state = text("state")?;
         let kind =
             [text("datname")?, state.clone(), text("wait_event_type")?, text("wait_event")?, text("backend_type")?];
+        if kind.get(2).is_some_and(|wait| wait.as_deref() == Some("Lock")) {
+            self.waiting.push((row.get("query_start")?, pid));
+        }
         let hidden: bool = row.get("hidden")?;
         // The server's own processes are hidden too, but never have a row: they have no database and no name.
         let named = text("application_name")?.is_some_and(|name| !name.is_empty());
@@ -230,7 +304,7 @@ impl Seen {
     }
 }
 
-fn read(row: &postgres::Row, hidden: bool, config: &Config, texts: &Policy) -> Result<Row, postgres::Error> {
+fn read(row: &postgres::Row, hidden: bool, config: &Config, texts: &Policy) -> Result<Row, Error> {
     let whole: Option<String> = row.get::<Option<String>>("query")?.filter(|_| !hidden);
     let most = usize::try_from(config.query_max_chars).unwrap_or(usize::MAX);
     let cut: Option<bool> = row.get("cut")?;

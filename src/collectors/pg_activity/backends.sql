@@ -1,8 +1,11 @@
--- Every backend; the text only of those that may have a row: active ones, and $1, who block or are blocked.
+-- Every backend; the text only of those that may have a row (active ones, and $1), and not more than $2 bytes of it: as
+-- bytes, because a cut as text fails where another database's encoding is no valid one here.
 SELECT a.pid, a.datname, a.usename, a.application_name, a.client_addr, a.client_port, a.backend_start, a.xact_start,
        a.query_start, a.state_change, a.wait_event_type, a.wait_event, a.state, a.backend_type, a.leader_pid,
        a.query_id, a.backend_xid, a.backend_xmin,
-       CASE WHEN a.state <> 'idle' OR a.pid = ANY ($1) THEN a.query END AS query,
+       CASE WHEN $2 > 0 AND (a.state <> 'idle' OR a.pid = ANY ($1))
+            THEN pg_catalog.substr(pg_catalog.textsend(a.query), 1, $2::integer)
+       END AS query,
        -- The server keeps one byte less than the setting says, and cuts before a character, of up to four bytes.
        CASE WHEN pg_catalog.octet_length(a.query) < s.bytes - 4 THEN false
             WHEN pg_catalog.octet_length(a.query) >= s.bytes - 1 THEN true
@@ -12,7 +15,13 @@ SELECT a.pid, a.datname, a.usename, a.application_name, a.client_addr, a.client_
            AS own
 FROM (SELECT pg_catalog.pg_size_bytes(pg_catalog.current_setting('track_activity_query_size')) AS bytes) s
 -- A column that this server lacks is found one level up, where it is NULL: 13 has no query_id.
-CROSS JOIN (SELECT NULL::bigint AS query_id, NULL::integer AS leader_pid) absent
+CROSS JOIN (SELECT NULL::name AS datname, NULL::name AS usename, NULL::text AS application_name,
+                   NULL::inet AS client_addr, NULL::integer AS client_port, NULL::timestamptz AS backend_start,
+                   NULL::timestamptz AS xact_start, NULL::timestamptz AS query_start,
+                   NULL::timestamptz AS state_change, NULL::text AS wait_event_type, NULL::text AS wait_event,
+                   NULL::text AS state, NULL::text AS backend_type, NULL::integer AS leader_pid,
+                   NULL::bigint AS query_id, NULL::xid AS backend_xid, NULL::xid AS backend_xmin,
+                   NULL::text AS query) absent
 CROSS JOIN LATERAL (
     SELECT pid, datname, usename, application_name, client_addr, client_port, backend_start, xact_start, query_start,
            state_change, wait_event_type, wait_event, state, backend_type, leader_pid, query_id,

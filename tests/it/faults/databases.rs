@@ -69,16 +69,21 @@ async fn a_database_without_a_free_connection_is_told_and_asked_again() {
     let settings = "max_connections = 12\nsuperuser_reserved_connections = 2\n";
     let (scene, server, agent) = beside("db-full", (44, "too many connections"), settings, "").await;
     let mut sessions = Vec::new();
-    // The agent's own connections are ended first, so that others have them.
-    tokio::task::block_in_place(|| server.stop(Stop::Fast));
-    tokio::task::block_in_place(|| server.start());
-    while sessions.len() < 20 {
+    // Until others have all places: the agent's own connections are ended whenever it was quicker.
+    let agents =
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'postgres-agent'";
+    let start = std::time::Instant::now();
+    loop {
         let mut config: tokio_postgres::Config = server.url(Role::Agent).parse().unwrap();
-        let Ok((client, connection)) = config.application_name("crowd").connect(tokio_postgres::NoTls).await else {
-            break;
-        };
-        tokio::spawn(connection);
-        sessions.push(client);
+        match config.application_name("crowd").connect(tokio_postgres::NoTls).await {
+            Ok((client, connection)) => {
+                tokio::spawn(connection);
+                sessions.push(client);
+            }
+            Err(_) if tokio::task::block_in_place(|| server.sql(agents)) == "0" => break,
+            Err(_) => {}
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "waited in vain: others have all places");
     }
     let full = |status: &Status| {
         OF_THE_DATABASE.iter().any(|name| status.data["collectors"][name]["reason"].to_string().contains("connection"))

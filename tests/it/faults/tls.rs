@@ -34,6 +34,13 @@ async fn told(scene: &Scene, trouble: &str) {
     }
 }
 
+/// Waits until the log tells why nothing gets through, and statuses wait that were numbered since.
+fn is_out(scene: &Scene, trouble: &str) {
+    wait_for(trouble, BOUND, || scene.log().contains(trouble));
+    let before = waits(&scene.spool(), "agent_status");
+    wait_for("statuses of the outage wait", BOUND, || waits(&scene.spool(), "agent_status") >= before + 2);
+}
+
 /// A line that begins anew: the handshakes of now.
 fn begin_anew(line: &Proxy) {
     line.set(Line::Cut);
@@ -82,7 +89,7 @@ async fn bad_certificates_are_an_outage_and_renewed_ones_are_picked_up_without_a
     shown.become_like(&secured.shown("expired-2", "IP:127.0.0.1", Valid::Past));
     begin_anew(&line);
     let expired = "has a certificate that is expired (2021-01-01T00:00:00Z)";
-    wait_for("the log tells that it is expired", BOUND, || scene.log().contains(expired));
+    is_out(&scene, expired);
     let said = tokio::task::block_in_place(|| checked(scene.path()));
     assert!(said.contains(expired) && said.contains("\"failure\""), "{said}");
     shown.become_like(&good);
@@ -93,7 +100,7 @@ async fn bad_certificates_are_an_outage_and_renewed_ones_are_picked_up_without_a
     let moved = secured.stranger.issue("moved", "broker", "IP:127.0.0.1", Valid::Now).for_a_server();
     shown.become_like(&moved);
     begin_anew(&line);
-    wait_for("the log tells of the authority", BOUND, || scene.log().contains("an authority that is not trusted here"));
+    is_out(&scene, "an authority that is not trusted here");
     let fresh = trusted.with_extension("fresh");
     fs::copy(secured.stranger.file(), &fresh).unwrap();
     fs::rename(&fresh, &trusted).unwrap();
@@ -104,7 +111,7 @@ async fn bad_certificates_are_an_outage_and_renewed_ones_are_picked_up_without_a
     own.become_like(&secured.authority.issue("own-expired", "rotating", "DNS:agent", Valid::Past));
     begin_anew(&line);
     let expired = "finds the client certificate expired";
-    wait_for("the log tells that its own is expired", BOUND, || scene.log().contains(expired));
+    is_out(&scene, expired);
     own.become_like(&secured.authority.issue("own-renewed", "rotating", "DNS:agent", Valid::Now));
     told(&scene, expired).await;
 

@@ -258,6 +258,8 @@ holds_lock() { [ "$(sql "SELECT count(*) FROM pg_stat_activity WHERE state = 'id
 # ---- the agent --------------------------------------------------------------------------------------------------
 
 start_agent() {
+  # It holds a password: the agent says so where others may read it.
+  install -m 600 /dev/null "$FOLDER/agent.toml"
   cat >"$FOLDER/agent.toml" <<TOML
 agent.name = "demo"
 postgres.url = "postgresql://agent@127.0.0.1:$pg_port/postgres"

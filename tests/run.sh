@@ -46,7 +46,7 @@ deny() {
     cargo install --quiet --locked --debug --version "$DENY" --root "$CACHE/cargo" cargo-deny || return 1
   fi
   # Also the packages of other systems: `cargo metadata` reads all that Cargo.lock names.
-  cargo fetch --quiet --locked && "$deny" --offline check bans licenses sources
+  cargo fetch --quiet --locked && "$deny" --offline check bans licenses sources && CARGO_DENY=$deny tests/advisories.sh
 }
 
 say "servers"

@@ -27,13 +27,21 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// No TLS with it: nothing was sent.
+    #[error("the broker at {node} {reason}")]
+    Tls {
+        /// Host and port.
+        node: String,
+        /// What is wrong with it, or with our certificate.
+        reason: String,
+    },
     /// The broker refused the login or the vhost.
-    #[error("the broker at {node} refused user {user:?} on vhost {vhost:?}: {reason}")]
+    #[error("the broker at {node} refused {} on vhost {vhost:?}: {reason}", who(user.as_deref()))]
     Refused {
         /// Host and port.
         node: String,
-        /// The user.
-        user: String,
+        /// The user; `None` where a certificate logged in.
+        user: Option<String>,
         /// The virtual host.
         vhost: String,
         /// The broker's words.
@@ -59,6 +67,10 @@ pub enum Error {
     /// The configuration cannot be used as it is now.
     #[error("{0}")]
     Config(String),
+}
+
+fn who(user: Option<&str>) -> String {
+    user.map_or("the client certificate".into(), |user| format!("user {user:?}"))
 }
 
 impl Error {

@@ -2,7 +2,6 @@
 
 use std::{
     future::Future,
-    net::{Shutdown, TcpStream as StdTcpStream},
     pin::{Pin, pin},
     sync::{Mutex, PoisonError},
     task::Poll,
@@ -10,20 +9,25 @@ use std::{
 };
 
 use async_compat::CompatExt;
-use futures_util::{Stream, StreamExt};
+use futures_util::StreamExt;
 use lapin::{
     BasicProperties, Confirmation, ConnectionProperties, ExchangeKind,
     message::BasicReturnMessage,
     options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions},
-    runtime::default_runtime,
     tcp::AsyncTcpStream,
     types::{AMQPValue, FieldTable},
     uri::AMQPUri,
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
-use super::{Config, error::Error};
-use crate::event::batch::Batch;
+use super::{
+    Config,
+    config::Node,
+    dial::{Socket, Tls, dial},
+    error::Error,
+    stream::{SPEAKS_TLS, Stream, runtime},
+};
+use crate::{event::batch::Batch, tls};
 
 /// How long a connection may take over things. lapin itself waits without end.
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +56,7 @@ pub struct Connection {
     node: String,
     limits: Limits,
     /// The same socket again, to shut it down whatever lapin waits for.
-    socket: StdTcpStream,
+    socket: Socket,
 }
 
 impl std::fmt::Debug for Connection {
@@ -85,7 +89,7 @@ pub enum Probed {
 }
 
 /// Signals of a connection as they come.
-pub type Signals = Pin<Box<dyn Stream<Item = Signal> + Send>>;
+pub type Signals = Pin<Box<dyn futures_util::Stream<Item = Signal> + Send>>;
 
 impl Connection {
     /// Connects to node number `attempt` in turn and sees to it that the exchange is there.
@@ -123,37 +127,25 @@ impl Connection {
     /// # Errors
     /// Why not. Nothing is left behind: no socket, no thread.
     pub async fn login(config: &Config, attempt: usize) -> Result<Self, Error> {
-        let uri = config.node(attempt).map_err(Error::Config)?;
-        let node = format!("{}:{}", uri.authority.host, uri.authority.port);
-        let connect = |source| Error::Connect { node: node.clone(), source };
-        let limit = |what, limit| Error::Timeout { node: node.clone(), what, limit };
-        let Limits { connect: time, .. } = config.limits;
-        let stream = timeout(time, TcpStream::connect((uri.authority.host.as_str(), uri.authority.port)));
-        let stream = stream.await.map_err(|_| limit("connecting", time))?.map_err(connect)?;
-        stream.set_nodelay(true).map_err(connect)?;
-        let stream = stream.into_std().map_err(connect)?;
-        let socket = stream.try_clone().map_err(connect)?;
-        let stream = TcpStream::from_std(stream).map_err(connect)?;
-        let refused = |error: &lapin::Error| match Error::from_lapin(error) {
-            Error::Connection { reason } | Error::Channel { reason, .. } => Error::Refused {
-                node: node.clone(),
-                user: uri.authority.userinfo.username.clone(),
-                vhost: uri.vhost.clone(),
-                reason,
-            },
-            other => other,
-        };
-        match timeout(time, handshake(uri.clone(), stream)).await {
-            Ok(Ok(inner)) => Ok(Self { inner, node, limits: config.limits, socket }),
-            Ok(Err(error)) => {
-                let _already_closed = socket.shutdown(Shutdown::Both);
-                Err(refused(&error))
-            }
-            Err(_) => {
-                // lapin's thread waits for the socket for ever: without it, it ends.
-                let _already_closed = socket.shutdown(Shutdown::Both);
-                Err(limit("the handshake", time))
-            }
+        let node = config.node(attempt).map_err(Error::Config)?;
+        // Before anything is connected, so that what is wrong with a file is told while the broker is away, too.
+        let tls = node.tls.as_ref().map(|(name, files)| Tls::read(name, files)).transpose().map_err(Error::Config)?;
+        match Self::enter(config, &node, tls.as_ref(), false).await {
+            // What it has against our certificate may have got lost: asked again, and listened to.
+            Err((_, true)) if tls.is_some() => Self::enter(config, &node, tls.as_ref(), true).await,
+            entered => entered,
+        }
+        .map_err(|(error, _)| error)
+    }
+
+    /// Connects and logs in; a failure comes with whether the broker cut the login off without a word.
+    async fn enter(config: &Config, node: &Node, tls: Option<&Tls>, listening: bool) -> Result<Self, (Error, bool)> {
+        let (stream, socket) = dial(node, tls, listening).await.map_err(|error| (error, false))?;
+        // On the way out the socket is shut down: lapin's thread waits for it for ever, and without it ends.
+        match timeout(node.limit, handshake(node.uri.clone(), stream)).await {
+            Ok(Ok(inner)) => Ok(Self { inner, node: node.at.clone(), limits: config.limits, socket }),
+            Ok(Err(error)) => Err((refused(node, &error), matches!(error.kind(), lapin::ErrorKind::IOError(_)))),
+            Err(_) => Err((node.too_slow("the handshake"), false)),
         }
     }
 
@@ -286,7 +278,7 @@ impl Connection {
 
     /// Shuts the socket down: everything that waits on this connection ends.
     pub fn kill(&self) {
-        let _already_closed = self.socket.shutdown(Shutdown::Both);
+        self.socket.shut();
     }
 
     pub(super) async fn limited<T>(
@@ -301,7 +293,7 @@ impl Connection {
     }
 }
 
-async fn handshake(uri: AMQPUri, stream: TcpStream) -> lapin::Result<lapin::Connection> {
+async fn handshake(uri: AMQPUri, stream: Stream) -> lapin::Result<lapin::Connection> {
     let stream = Mutex::new(Some(stream.compat()));
     let properties = ConnectionProperties::default().with_connection_name("postgres-agent".into());
     let take = async move |_, _| {
@@ -309,7 +301,24 @@ async fn handshake(uri: AMQPUri, stream: TcpStream) -> lapin::Result<lapin::Conn
         let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
         stream.map(AsyncTcpStream::Plain).ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected).into())
     };
-    lapin::Connection::connector(uri, default_runtime()?, take, properties).await
+    lapin::Connection::connector(uri, runtime(), take, properties).await
+}
+
+/// Why a login failed. With TLS 1.3 a broker looks at the client's certificate only then.
+fn refused(node: &Node, error: &lapin::Error) -> Error {
+    let at = node.at.clone();
+    if let lapin::ErrorKind::IOError(error) = error.kind() {
+        let plain = || Some(error.to_string()).filter(|told| told == SPEAKS_TLS);
+        if let Some(reason) = tls::refusal(error).or_else(plain) {
+            return Error::Tls { node: at, reason };
+        }
+    }
+    match Error::from_lapin(error) {
+        Error::Connection { reason } | Error::Channel { reason, .. } => {
+            Error::Refused { node: at, user: node.user.clone(), vhost: node.uri.vhost.clone(), reason }
+        }
+        other => other,
+    }
 }
 
 /// A channel with publisher confirms.

@@ -44,6 +44,7 @@ impl Arguments {
         let result = runtime.block_on(async {
             // Heard, it does not end the process: a file that may not grow (RLIMIT_FSIZE) is a full disk like any other.
             let _heard = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
+            tell_exposed(&loaded);
             let agent = agent::run(config, stopped, reloads);
             tokio::select! {
                 result = agent => result,
@@ -74,6 +75,13 @@ fn secrets(loaded: &Loaded) -> Result<(), Mistakes> {
     if mistakes.is_empty() { Ok(()) } else { Err(Mistakes(mistakes)) }
 }
 
+/// The agent runs all the same: it is for the operator to say who may read what.
+fn tell_exposed(loaded: &Loaded) {
+    for (key, exposed) in loaded.exposed() {
+        warn!(key, mend = exposed.mend(), "{exposed}");
+    }
+}
+
 enum Never {}
 
 /// Hears the signals: the first SIGTERM or SIGINT asks the agent to stop, the second one ends the process; SIGHUP reads
@@ -100,6 +108,7 @@ async fn signals(
                         let changed = changed(&loaded, &new);
                         info!(?changed, "the configuration was read again");
                         super::logging::set_level(new.config.log.level);
+                        tell_exposed(&new);
                         // The agent may be stopping: then nothing needs to be in force any more.
                         let _stopping = reload.send(Reload { config: new.config.clone(), changed }).await;
                         loaded = new;

@@ -19,7 +19,8 @@ use std::{
 
 use crate::{
     amqp, backoff, collectors, intake, postgres,
-    settings::{Choice, Known, Mistake, Reader, Section, Values},
+    secret::{Exposed, MASKED},
+    settings::{Choice, Known, Mistake, Origin, Reader, Section, Values},
     spool, text,
 };
 
@@ -204,6 +205,23 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
 }
 
+impl Loaded {
+    /// Files with secrets in them that others may get at, each by the key that names it; the configuration file itself by
+    /// the first key in it that holds a secret.
+    pub fn exposed(&self) -> Vec<(&str, Exposed)> {
+        let file = |known: &Known| match &known.origin {
+            Origin::File { path, .. } => Some(path.clone()),
+            _ => None,
+        };
+        let holds = |known: &&Known| known.secret && known.value.as_ref().is_some_and(|value| value.contains(MASKED));
+        let inside = self.known.iter().filter(holds).find_map(|known| Some((known.path.as_str(), file(known)?)));
+        let (postgres, amqp) = (&self.config.postgres.password_file, &self.config.amqp.password_file);
+        let named = [("postgres.password_file", postgres), ("amqp.password_file", amqp)];
+        let named = named.into_iter().filter_map(|(key, path)| Some((key, path.clone()?)));
+        named.chain(inside).filter_map(|(key, path)| Some((key, Exposed::find(&path)?))).collect()
+    }
+}
+
 /// Why nothing was started: everything that is wrong with the configuration, a line each.
 #[derive(Debug, thiserror::Error)]
 pub struct Mistakes(pub Vec<Mistake>);
@@ -273,7 +291,6 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::settings::Origin;
 
     fn load_text(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, String> {
         let folder = tempfile::tempdir().expect("a temporary folder");

@@ -134,13 +134,6 @@ impl Reader {
         only
     }
 
-    /// A key of the contract that may be left out and whose part is not built: it refuses every value by name.
-    pub fn not_yet_optional<T: Value>(&mut self, name: &'static str, doc: &'static str) {
-        if self.optional::<T>(name, doc).is_some() {
-            self.refuse_unbuilt(name, "leave it out");
-        }
-    }
-
     /// A value of another part, by its whole path, without declaring the key; `None` if it is not given or not such
     /// a value, which is for its own part to say.
     pub fn peek<T: Value>(&self, path: &str) -> Option<T> {
@@ -195,7 +188,11 @@ impl Reader {
         let told = |text: String| Some((origin.clone(), Mistake(text)));
         let table = matches!(&given.raw, Raw::Toml(toml::Value::Table(_)));
         if self.known.iter().any(|known| below(path, &known.path)) {
-            let is = short(&given.raw);
+            // A text is not quoted: it may be meant for a key below that holds a secret.
+            let is = match &given.raw {
+                Raw::Text(_) | Raw::Toml(toml::Value::String(_)) => "a text".into(),
+                raw @ Raw::Toml(_) => short(raw),
+            };
             return (!table).then(|| told(format!("{path} ({origin}) is {is}, but must be a table of keys")))?;
         }
         // What stands below is told line by line, whether the table is unknown or should have been a value.

@@ -13,6 +13,8 @@
     reason = "a test says what went wrong by panicking, and prints what a reader of its output wants to know"
 )]
 
+/// TLS to the broker: what is trusted, who logs in, and how each failure is told.
+mod amqp_tls;
 /// Exit statuses, stdout and stderr of the commands, on real servers where they look at one.
 mod cli;
 /// Faults of the broker, the line, the disk, the folder, the limits and the process, each with two judges; and kill -9 at
@@ -42,6 +44,8 @@ mod rig;
 mod rig_stands;
 /// The JSON Schemas and golden messages in schemas/ are those of the code.
 mod schemas;
+/// No secret gets out by any door, and renewed ones are used without a restart.
+mod secrets;
 /// The host, against psutil.
 mod system_metrics;
 /// What may leave of a text, against the server's own scanner.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::Finding;
 use crate::{
-    amqp::{Connection, Error, Probed, Unroutable},
+    amqp::{self, Connection, Error, Probed, Unroutable},
     config::Config,
     spool::chain,
 };
@@ -14,12 +14,12 @@ pub(super) async fn look(config: &Config, probing: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     for node in 0..config.amqp.urls.len().max(1) {
         let id = if node == 0 { "amqp.login".to_owned() } else { format!("amqp.login.{node}") };
+        let make = Make::at(config, node);
         match Connection::login(&config.amqp, node).await {
             Ok(connection) => {
-                findings.push(Finding::ok(&id, format!("logged in to {}", connection.node())));
+                findings.push(logged_in(&id, connection.node(), config.amqp.is_overheard(node)));
                 // Nodes of one cluster have one exchange: the first that answers tells.
                 if !findings.iter().any(|finding| finding.id == EXCHANGE) {
-                    let make = Make { config, vhost: vhost(config, node) };
                     findings.push(exchange(&connection, config, &make).await);
                     for key in routing_keys(config).iter().filter(|_| probing) {
                         findings.push(route(&connection, key, &make).await);
@@ -27,17 +27,22 @@ pub(super) async fn look(config: &Config, probing: bool) -> Vec<Finding> {
                 }
                 connection.close().await;
             }
-            Err(error) => findings.push(Finding::failure(&id, chain(&error), mend(&error))),
+            Err(error) => findings.push(Finding::failure(&id, chain(&error), make.mend(&error))),
         }
     }
     findings
 }
 
-const EXCHANGE: &str = "amqp.exchange";
-
-fn vhost(config: &Config, node: usize) -> String {
-    config.amqp.node(node).map_or_else(|_| "/".into(), |uri| uri.vhost)
+fn logged_in(id: &str, node: &str, overheard: bool) -> Finding {
+    let cause = format!("logged in to {node}");
+    if overheard {
+        let cause = format!("{cause}, and the password and all messages go there in plain text");
+        return Finding::warning(id, cause, "write amqps://… in amqp.url");
+    }
+    Finding::ok(id, cause)
 }
+
+const EXCHANGE: &str = "amqp.exchange";
 
 async fn exchange(connection: &Connection, config: &Config, make: &Make<'_>) -> Finding {
     let name = &config.amqp.exchange;
@@ -50,6 +55,9 @@ async fn exchange(connection: &Connection, config: &Config, make: &Make<'_>) -> 
     // It is there: declaring it again changes nothing, and tells whether it is the one that is meant.
     match connection.see_exchange(&config.amqp).await {
         Ok(()) => Finding::ok(EXCHANGE, format!("{name:?} is there")),
+        Err(error) if error.to_string().contains("ACCESS_REFUSED") => {
+            Finding::failure(EXCHANGE, chain(&error), make.rights())
+        }
         Err(error) => Finding::failure(EXCHANGE, chain(&error), "see the cause; or name another one in amqp.exchange"),
     }
 }
@@ -93,9 +101,18 @@ async fn route(connection: &Connection, key: &str, make: &Make<'_>) -> Finding {
 struct Make<'a> {
     config: &'a Config,
     vhost: String,
+    /// `None` where the client certificate logs in: its name is the broker's to say.
+    user: Option<String>,
 }
 
-impl Make<'_> {
+impl<'a> Make<'a> {
+    /// At node number `node`.
+    fn at(config: &'a Config, node: usize) -> Self {
+        // A URL that cannot be read was refused before.
+        let (vhost, user) = config.amqp.login(node).unwrap_or_else(|_| ("/".into(), None));
+        Self { config, vhost, user }
+    }
+
     fn admin(&self) -> String {
         if self.vhost == "/" { "rabbitmqadmin".into() } else { format!("rabbitmqadmin --vhost={}", word(&self.vhost)) }
     }
@@ -113,33 +130,62 @@ impl Make<'_> {
         )
     }
 
+    /// No more than the agent needs: to write to its exchange, and to declare it where it is to.
     fn rights(&self) -> String {
-        let user = self.config.amqp.node(0).map_or_else(|_| "<user>".into(), |uri| uri.authority.userinfo.username);
-        set_permissions(&self.vhost, &user)
+        let exchange = format!("^{}$", regex::escape(&self.config.amqp.exchange));
+        let declare = if self.config.amqp.declare { exchange.as_str() } else { "" };
+        let (vhost, user) = (word(&self.vhost), self.user());
+        format!("rabbitmqctl set_permissions -p {vhost} {user} {} {} ''", word(declare), word(&exchange))
     }
-}
 
-/// What mends a login that failed.
-fn mend(error: &Error) -> String {
-    match error {
-        Error::Refused { vhost, user, reason, .. } if reason.contains(&format!("vhost {vhost} not found")) => {
-            format!("rabbitmqctl add_vhost {} && {}", word(vhost), set_permissions(vhost, user))
+    fn user(&self) -> String {
+        word(self.user.as_deref().unwrap_or("<the certificate's name, as the broker's log says it>"))
+    }
+
+    /// What mends a login that failed.
+    fn mend(&self, error: &Error) -> String {
+        match error {
+            Error::Tls { reason, .. } if reason == amqp::SPEAKS_TLS => "write amqps://… in amqp.url".into(),
+            Error::Tls { .. } => tls(self.config),
+            Error::Refused { reason, .. } => self.mend_login(reason),
+            Error::Config(_) => "make the file usable for the agent, or correct the [amqp] table".into(),
+            _ => "start the broker, or set amqp.url to one that answers".into(),
         }
-        Error::Refused { user, reason, .. } if reason.contains("ACCESS_REFUSED") => {
-            let user = word(user);
-            format!(
+    }
+
+    fn mend_login(&self, reason: &str) -> String {
+        if reason.contains(&format!("vhost {} not found", self.vhost)) {
+            return match self.vhost.as_str() {
+                "" => "end amqp.url with /%2f: that is the vhost \"/\"".into(),
+                vhost => format!("rabbitmqctl add_vhost {} && {}", word(vhost), self.rights()),
+            };
+        }
+        let user = self.user();
+        match &self.user {
+            Some(_) if reason.contains("ACCESS_REFUSED") => format!(
                 "rabbitmqctl change_password {user} <password>  # the one in amqp.url or amqp.password_file, or put the \
                  right one there; add_user where {user} does not exist"
-            )
+            ),
+            None if reason.contains("ACCESS_REFUSED") => format!(
+                "rabbitmq-plugins enable rabbitmq_auth_mechanism_ssl && echo 'auth_mechanisms.1 = EXTERNAL' >> \
+                 rabbitmq.conf && rabbitmqctl add_user {user} '' && {}",
+                self.rights()
+            ),
+            _ => self.rights(),
         }
-        Error::Refused { vhost, user, .. } => set_permissions(vhost, user),
-        Error::Config(_) => "make the file readable for the agent, or correct the [amqp] table".into(),
-        _ => "start the broker, or set amqp.url to one that answers".into(),
     }
 }
 
-fn set_permissions(vhost: &str, user: &str) -> String {
-    format!("rabbitmqctl set_permissions -p {} {} \"\" \".*\" \".*\"", word(vhost), word(user))
+/// Where to look when TLS fails: the cause says which end is wrong.
+fn tls(config: &Config) -> String {
+    let trusted = match &config.amqp.tls.ca {
+        Some(path) => format!("amqp.ca_file ({})", path.display()),
+        None => "the host's trusted certificates, or name its authority in amqp.ca_file".into(),
+    };
+    format!(
+        "see the cause; the broker's certificate has to be valid, for the host in amqp.url, and of an authority in \
+         {trusted}; the agent's own is in amqp.cert_file and amqp.key_file"
+    )
 }
 
 /// A text as one word of a shell.
@@ -153,17 +199,22 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(reason: &str, want: &str) {
-        let refused = Error::Refused { node: "n".into(), user: "u".into(), vhost: "v w".into(), reason: reason.into() };
-        let got = mend(&refused);
+    fn check(user: Option<&str>, reason: &str, want: &str) {
+        let mut config = crate::config::load_from(None, &[], None).expect("the defaults").config;
+        config.amqp.exchange = "a.b".into();
+        let make = Make { config: &config, vhost: "v w".into(), user: user.map(Into::into) };
+        let got = make.mend_login(reason);
         assert!(got.starts_with(want), "{reason}: {got}");
     }
 
     #[test]
     fn each_refusal_has_the_command_that_mends_it() {
-        check("530 NOT_ALLOWED - vhost v w not found", "rabbitmqctl add_vhost 'v w' && rabbitmqctl set_permissions");
-        check("530 NOT_ALLOWED - access to vhost 'v w' refused", "rabbitmqctl set_permissions -p 'v w' u");
-        check("ACCESS_REFUSED - Login was refused using", "rabbitmqctl change_password u ");
+        let rights = r"rabbitmqctl set_permissions -p 'v w' u '^a\.b$' '^a\.b$' ''";
+        let user = Some("u");
+        check(user, "530 NOT_ALLOWED - vhost v w not found", &format!("rabbitmqctl add_vhost 'v w' && {rights}"));
+        check(user, "530 NOT_ALLOWED - access to vhost 'v w' refused", rights);
+        check(user, "ACCESS_REFUSED - Login was refused using", "rabbitmqctl change_password u ");
+        check(None, "ACCESS_REFUSED - Login was refused using", "rabbitmq-plugins enable rabbitmq_auth_mechanism_ssl");
     }
 
     #[test]

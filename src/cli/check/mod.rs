@@ -12,7 +12,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Failure, Outcome, runtime, say};
-use crate::config::{Loaded, Mistakes};
+use crate::{
+    config::{Loaded, Mistakes},
+    secret::Exposed,
+};
 
 /// Look at everything that run needs, change nothing, and say what mends what is missing
 ///
@@ -95,6 +98,8 @@ impl Arguments {
             })
         };
         tell(vec![Finding::ok("configuration", file)])?;
+        let exposed = |(key, exposed): (&str, Exposed)| Finding::warning(key, exposed.to_string(), exposed.mend());
+        tell(loaded.exposed().into_iter().map(exposed).collect())?;
         tell(disk::look(&loaded.config.spool))?;
         let runtime = runtime()?;
         tell(runtime.block_on(database::look(&loaded.config)))?;

@@ -54,14 +54,18 @@ impl Broker {
 
     /// A broker of the test's own with more lines in its `rabbitmq.conf`.
     pub(crate) fn with_settings(settings: &str) -> Self {
+        Self::with_plugins(&[], settings)
+    }
+
+    /// As [`Broker::with_settings`], with these plugins of Debian's.
+    pub(crate) fn with_plugins(plugins: &[&str], settings: &str) -> Self {
         let folder = Folder::new("mq");
         let home = folder.owned_by("home", USER);
         let port = free_port();
         let own = format!("listeners.tcp.1 = 127.0.0.1:{port}\ndisk_free_limit.absolute = 50MB\n");
         fs::write(folder.path().join("rabbitmq.conf"), format!("{own}{settings}\n")).unwrap();
-        for empty in ["env.conf", "enabled_plugins"] {
-            fs::write(folder.path().join(empty), if empty == "enabled_plugins" { "[].\n" } else { "" }).unwrap();
-        }
+        fs::write(folder.path().join("env.conf"), "").unwrap();
+        fs::write(folder.path().join("enabled_plugins"), format!("[{}].\n", plugins.join(","))).unwrap();
         let epmd_port = free_port();
         // In the foreground: the daemon that a node would start itself outlives it.
         let mut epmd = command_as(USER, Path::new("/usr/bin/epmd"));
@@ -220,8 +224,8 @@ impl Broker {
         command.env("RABBITMQ_CONFIG_FILE", folder.join("rabbitmq.conf"));
         command.env("RABBITMQ_CONF_ENV_FILE", folder.join("env.conf"));
         command.env("RABBITMQ_ENABLED_PLUGINS_FILE", folder.join("enabled_plugins"));
-        // Two schedulers: the machine's cores are for the tests too.
-        let erl = "+S 2:2 -kernel inet_dist_use_interface {127,0,0,1}";
+        // Two schedulers: the machine's cores are for the tests too. Certificates are read anew at each handshake.
+        let erl = "+S 2:2 -kernel inet_dist_use_interface {127,0,0,1} -ssl bypass_pem_cache true";
         command.env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", erl);
         // Then the script becomes the node by exec, so that our child's id is the node's.
         command.env("RUNNING_UNDER_SYSTEMD", "true").env_remove("NOTIFY_SOCKET");

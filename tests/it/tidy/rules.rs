@@ -107,7 +107,7 @@ struct Absence {
 const ABSENCES: &[Absence] = &[
     Absence {
         complaint: "lapin stays in amqp/",
-        found: |path| matches!(path, ["lapin" | "async_compat", ..]),
+        found: |path| matches!(path, ["lapin" | "async_compat" | "async_rs" | "tokio_rustls", ..]),
         allowed: &["amqp/"],
     },
     Absence {

@@ -45,24 +45,13 @@ pub(crate) fn usual(version: u32) -> [(&'static str, String); 3] {
          local_blks_written, temp_blks_read, temp_blks_written, {blk} FROM public.pg_stat_statements \
          ORDER BY total_exec_time DESC LIMIT 100"
     );
-    let same = [
-        "locktype",
-        "database",
-        "relation",
-        "page",
-        "tuple",
-        "virtualxid",
-        "transactionid",
-        "classid",
-        "objid",
-        "objsubid",
-    ]
-    .map(|column| format!("b.{column} IS NOT DISTINCT FROM h.{column}"));
+    let same = ["database", "relation", "page", "tuple", "virtualxid", "transactionid", "classid", "objid", "objsubid"]
+        .map(|column| format!("b.{column} IS NOT DISTINCT FROM h.{column}"));
     let locks = format!(
         "SELECT b.pid, ba.usename, ba.application_name, ba.client_addr, ba.query, ba.query_start, h.pid, ha.usename, \
          ha.application_name, ha.client_addr, ha.query, ha.query_start, b.locktype, b.mode, h.mode \
          FROM pg_locks b JOIN pg_stat_activity ba ON ba.pid = b.pid \
-         JOIN pg_locks h ON {} AND h.pid != b.pid JOIN pg_stat_activity ha ON ha.pid = h.pid \
+         JOIN pg_locks h ON b.locktype = h.locktype AND {} AND h.pid != b.pid JOIN pg_stat_activity ha ON ha.pid = h.pid \
          WHERE NOT b.granted ORDER BY ba.query_start LIMIT 50",
         same.join(" AND ")
     );

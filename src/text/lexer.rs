@@ -1,5 +1,9 @@
 //! The lexer: where PostgreSQL's literals, comments and words begin and end, by the rules of its own `scan.l`.
 //!
+//! It knows the rules of all versions at once, and where they differ it takes the longer literal: `0x1f` and `1_000`
+//! are numbers since 16 and were a number and a name before; a vertical tab is blank since 17 and was an error before.
+//! `123abc` is a number and a name up to 14, and an error since.
+//!
 //! It never fails. What is still open at the end of the text ends there: `pg_stat_activity` cuts texts anywhere.
 //! Each byte is looked at a bounded number of times. Every token begins and ends at a character's boundary,
 //! because every byte above 127 is part of a word or of something quoted.
@@ -26,7 +30,7 @@ pub(super) enum Kind {
     Number,
     /// `$1`
     Parameter,
-    /// One character of an operator or of punctuation.
+    /// One character of an operator or of punctuation; `..` is one too.
     Other,
 }
 
@@ -106,6 +110,11 @@ impl<'a> Lexer<'a> {
             (c, ..) if starts_word(c) => {
                 self.skip_while(continues_word);
                 Kind::Word
+            }
+            // Else the second dot of `1..10` would begin a number.
+            (b'.', b'.', _) => {
+                self.at += 2;
+                Kind::Other
             }
             (b'.', c, _) if c.is_ascii_digit() => self.number(),
             (c, ..) if c.is_ascii_digit() => self.number(),
@@ -324,7 +333,9 @@ mod tests {
         check("'a'\n 'b' c", &["'a'\n 'b'", "c"]);
         check("'a' -- x'\n 'b'", &["'a' -- x'\n 'b'"]);
         check("'a' 'b'", &["'a'", "'b'"]);
-        check(r"E'a'".to_string().as_str(), &["E'a'"]);
+        check("'a'\r'b'\x0c\x0b\n--c\n--d'\r\t'e' f", &["'a'\r'b'\x0c\x0b\n--c\n--d'\r\t'e'", "f"]);
+        check("'a'\n-'b'", &["'a'", "-", "'b'"]);
+        check("B'0'\n'1' x'f'--\n'f' U&'a'\n'b'", &["B'0'\n'1'", "x'f'--\n'f'", "U&'a'\n'b'"]);
         check("E'a'\n'b\\'c' d", &["E'a'\n'b\\'c'", "d"]);
         check("'a'\n/* */'b'", &["'a'", "/* */", "'b'"]);
     }
@@ -338,6 +349,9 @@ mod tests {
         check("$tag x", &["$", "tag", "x"]);
         check("$t$open$t", &["$t$open$t"]);
         check("$1a", &["$1", "a"]);
+        check("$é$a'$e$b$é$ c", &["$é$a'$e$b$é$", "c"]);
+        check("é$$a b$x$c$x$", &["é$$a", "b$x$c$x$"]);
+        check("$a-b$c$a$", &["$", "a", "-", "b$c$a$"]);
     }
 
     #[test]
@@ -347,13 +361,20 @@ mod tests {
         check("/*/ a */ b", &["/*/ a */", "b"]);
         check("/* open '", &["/* open '"]);
         check("a*/**/b", &["a", "*", "/**/", "b"]);
+        check("a*/* b */c", &["a", "*", "/* b */", "c"]);
+        check("@-/*'*/-1", &["@", "-", "/*'*/", "-", "1"]);
+        check("/***/a/**/b/*/*/*/*/", &["/***/", "a", "/**/", "b", "/*/*/*/*/"]);
+        check("--a\r'b'", &["--a", "'b'"]);
     }
 
     #[test]
     fn numbers_are_whole() {
         check("1 1.5 .5 1e10 1.5E-3", &["1", "1.5", ".5", "1e10", "1.5E-3"]);
         check("1_000 0xFF_ff 0o17 0b101", &["1_000", "0xFF_ff", "0o17", "0b101"]);
-        check("1..10", &["1", ".", ".10"]);
+        check("1..10 a..b 1...5", &["1", "..", "10", "a", "..", "b", "1", "..", ".5"]);
+        check("123abc 1.5e-7x 1E'a'", &["123", "abc", "1.5e-7", "x", "1", "E'a'"]);
+        check("0x 0b_1 5. .e1 1.e1", &["0", "x", "0b_1", "5.", ".", "e1", "1.e1"]);
+        check("1$$a$$ 1x'2'", &["1", "$$a$$", "1", "x'2'"]);
         check("a1 x.1", &["a1", "x", ".1"]);
         check("1e x", &["1", "e", "x"]);
         check("0xg", &["0", "xg"]);

@@ -1,19 +1,26 @@
-//! Texts: what of a query may leave the host, and the correlation ids in application names.
+//! Texts: what of a query may leave the host, and the ids of requests in application names and comments.
 //!
 //! [`Policy`] is the one gate for every text of a query that gets into a message. Whatever is configured, passwords
 //! never pass it, not even from a text that was cut in the middle of one.
 //!
-//! Ids and tags that stand in comments are to be read before: the gate drops comments.
+//! [`Trace`] reads ids from the text as it was sent, before the gate drops comments, and whatever the gate lets pass: an
+//! id is not text.
 //!
 //! Pure; time is linear in a text's length.
 
 mod correlation;
+mod inside;
 mod lexer;
 mod mask;
+mod passwords;
+mod spans;
+mod spelling;
+mod trace;
 
 use crate::settings::{Choice, Reader, Section};
 
 pub use correlation::Correlation;
+pub use trace::Trace;
 
 /// What follows a text that was cut by a configured limit.
 pub const TRUNCATED: &str = "...[truncated]";
@@ -61,14 +68,13 @@ impl Policy {
     /// The text may have been cut anywhere by the server. Where it is not clear whether something is a literal or a
     /// password, it is taken for one.
     pub fn clean(&self, text: &str, max_chars: usize) -> Option<String> {
-        let mut clean = match self.query_text {
+        // Cut behind masking: what is masked must not become visible because its end was cut away.
+        let (mut clean, cut) = match self.query_text {
             QueryText::Off => return None,
-            QueryText::Raw => mask::without_passwords(text),
-            QueryText::Normalized => mask::normalized(text),
+            QueryText::Raw => mask::without_passwords(text, max_chars),
+            QueryText::Normalized => mask::normalized(text, max_chars),
         };
-        // Cut last: what is masked must not become visible because its end was cut away.
-        if let Some((end, _)) = clean.char_indices().nth(max_chars) {
-            clean.truncate(end);
+        if cut {
             clean.push_str(TRUNCATED);
         }
         Some(clean)

@@ -44,6 +44,8 @@ mod rig_stands;
 mod schemas;
 /// The host, against psutil.
 mod system_metrics;
+/// What may leave of a text, against the server's own scanner.
+mod texts;
 /// The floors, the absences and the names of the house, read from its sources.
 mod tidy;
 /// Messages as they are on the wire, and what a quiet start and an outage at the start look like.

@@ -205,6 +205,47 @@ async fn texts_of_other_encodings_and_cut_texts_are_told_as_such() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn trace_ids_come_from_the_name_or_from_a_comment_whatever_else_may_leave() {
+    let server = postgres::shared(17);
+    let (named, commented) = (
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
+    );
+    let comment = format!("/*action='x',traceparent='{}'*/", commented.replace('-', "%2D"));
+    // Each session's name, what it is made to say, and whose ids it has.
+    let sessions = [
+        (named, format!("BEGIN; SELECT 1 {comment}"), Some(named)),
+        ("trace of a comment", format!("BEGIN; SELECT 1 {comment}"), Some(commented)),
+        ("trace in front", format!("{comment} BEGIN"), Some(commented)),
+        ("trace of a line", format!("BEGIN -- traceparent={commented}"), Some(commented)),
+        ("trace cut short", format!("BEGIN; SELECT '{}' {comment}", "x".repeat(950)), None),
+        ("trace in a literal", format!("BEGIN; SELECT '{}'", comment.replace('\'', "''")), None),
+        ("trace set", format!("BEGIN; SET LOCAL application_name = '{}'", &named[..50]), None),
+    ];
+    let mut clients = Vec::new();
+    for (name, statement, want) in &sessions {
+        let session = server.session(Role::Plain, name).await;
+        session.batch_execute(statement).await.unwrap();
+        clients.push((pid(&session).await, statement, want, session));
+    }
+    // What asked for the process id is the last statement now.
+    for (_, statement, _, session) in &clients {
+        session.batch_execute(&format!("ROLLBACK; {statement}")).await.unwrap();
+    }
+    for query_text in ["raw", "normalized", "off"] {
+        let settings = [("postgres.url", &*server.url(Role::Agent)), ("privacy.query_text", query_text)];
+        let looked = Looker::new("pg_activity", &settings).look().await;
+        for (pid, statement, want, _) in &clients {
+            let row = looked.row("pid", *pid).unwrap_or_else(|| panic!("{statement:?} has a row"));
+            let ids: Option<Vec<&str>> = want.map(|parent| parent.split('-').collect());
+            let id = |place: usize| ids.as_ref().map_or(Value::Null, |parts| Value::from(parts[place]));
+            assert_eq!((&row["trace_id"], &row["span_id"]), (&id(1), &id(2)), "{query_text}: {statement:?}");
+            assert_eq!(row["query"].is_null(), query_text == "off");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_text_that_cannot_be_converted_costs_the_texts_and_not_the_look() {
     let server = Server::private(17);
     for (name, encoding) in [("jp", "EUC_JP"), ("raw", "SQL_ASCII")] {

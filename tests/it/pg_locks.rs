@@ -1,7 +1,11 @@
 //! `pg_locks` against `pg_blocking_pids`, on every version and in the scenes that the wiki's join tells wrong.
 
+mod judge;
+mod scenes;
+
 use std::{collections::BTreeSet, time::Duration};
 
+use regex::Regex;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
@@ -24,7 +28,10 @@ struct Scene {
 
 impl Scene {
     fn new(version: u32) -> Self {
-        let server = Server::private(version);
+        Self::on(Server::private(version))
+    }
+
+    fn on(server: Server) -> Self {
         server.sql("CREATE TABLE t AS SELECT i, 0 AS v FROM generate_series(1, 10) i; GRANT ALL ON t TO plain");
         Self { server, waiting: Vec::new() }
     }
@@ -194,11 +201,209 @@ async fn on_13_a_wait_is_as_long_as_it_was_seen() {
     let (_holder, _) = scene.holds("holder", "LOCK TABLE t").await;
     scene.waits("waiter", "SELECT * FROM t").await;
     let mut looker = Looker::new("pg_locks", &[("postgres.url", &scene.server.url(Role::Agent))]);
-    assert_eq!(looker.look().await.rows()[0]["wait_ms"], 0.0);
     let start = std::time::Instant::now();
+    assert_eq!(looker.look().await.rows()[0]["wait_ms"], 0.0);
     tokio::time::sleep(Duration::from_millis(300)).await;
     let waited = looker.look().await.rows()[0]["wait_ms"].as_f64().unwrap();
     assert!(waited >= 290.0 && waited <= start.elapsed().as_secs_f64() * 1000.0 + 100.0, "{waited} ms");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_13_who_waits_anew_for_the_same_is_not_said_to_have_waited_all_the_time() {
+    let mut scene = Scene::new(13);
+    let (_holder, _) = scene.holds("holder", "LOCK TABLE t").await;
+    let (client, pid) = scene.session("waiter").await;
+    let client = std::sync::Arc::new(client);
+    let mut looker = Looker::new("pg_locks", &[("postgres.url", &scene.server.url(Role::Agent))]);
+    client.batch_execute("BEGIN; SAVEPOINT s; SET lock_timeout = '1h'").await.unwrap();
+    for _ in 0..2 {
+        let waits = client.clone();
+        scene.waiting.push(tokio::spawn(async move { waits.batch_execute("SELECT * FROM t").await }));
+        let count = format!("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = {pid}");
+        wait_for("it waits", BOUND, || scene.server.sql(&count) == "1");
+        assert_eq!(looker.look().await.rows()[0]["wait_ms"], 0.0);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(looker.look().await.rows()[0]["wait_ms"].as_f64().unwrap() >= 50.0);
+        // The same transaction, the same lock, another statement.
+        client.cancel_token().cancel_query(tokio_postgres::NoTls).await.unwrap();
+        scene.waiting.pop().unwrap().await.unwrap().unwrap_err();
+        client.batch_execute("ROLLBACK TO s").await.unwrap();
+    }
+}
+
+static DIGITS: std::sync::LazyLock<Regex> = std::sync::LazyLock::new(|| Regex::new("[0-9]+").unwrap());
+
+/// On one server: what one holds, what another one waits for, and the kind, mode, name and target that are told.
+async fn check(scene: &mut Scene, holds: &str, waits: &str, want: [Option<&str>; 4]) {
+    let (holder, pid) = scene.session("holder").await;
+    holder.batch_execute(holds).await.unwrap();
+    let (waiter, waiting) = scene.session("waiter").await;
+    let (cancel, text) = (waiter.cancel_token(), waits.to_owned());
+    let doing = tokio::spawn(async move { waiter.batch_execute(&text).await });
+    let count = format!("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = {waiting}");
+    wait_for(waits, BOUND, || scene.server.sql(&count) == "1");
+    let looked = scene.look(Role::Agent).await;
+    assert_eq!(edges(&looked), BTreeSet::from([(waiting, pid)]), "{waits}");
+    let row = &looked.rows()[0];
+    let told = ["locktype", "blocked_mode", "relation", "lock_target"].map(|name| row[name].as_str());
+    // Which transaction or page it is differs from run to run.
+    let told = told.map(|text| text.map(|text| DIGITS.replace_all(text, "9").into_owned()));
+    assert_eq!(told.each_ref().map(Option::as_deref), want, "{waits}: {row}");
+    assert_eq!((&row["blocking_granted"], &row["depth"]), (&true.into(), &1.into()), "{waits}");
+    cancel.cancel_query(tokio_postgres::NoTls).await.unwrap();
+    doing.await.unwrap().unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_waited_for_is_told_as_an_operator_would_write_it() {
+    for version in [13, 18] {
+        let mut scene = Scene::new(version);
+        scene.server.sql("CREATE SCHEMA s; GRANT ALL ON SCHEMA s, public TO plain; ALTER TABLE t OWNER TO plain");
+        let scene = &mut scene;
+        let (lock, update) = ("LOCK TABLE t IN SHARE MODE", "UPDATE t SET v = 2 WHERE i = 2");
+        let table = [Some("relation"), Some("RowExclusiveLock"), Some("public.t"), None];
+        check(scene, &format!("BEGIN; {lock}"), update, table).await;
+        let row = [Some("transactionid"), Some("ShareLock"), Some("public.t"), Some("9")];
+        check(scene, &format!("BEGIN; {update}"), update, row).await;
+        // A session that is idle holds it.
+        let advisory = |target| [Some("advisory"), Some("ExclusiveLock"), None, Some(target)];
+        let (one, two) = ("SELECT pg_advisory_lock(-7)", "SELECT pg_advisory_lock(4, -5)");
+        check(scene, one, one, advisory("-9")).await;
+        check(scene, two, two, advisory("(9, -9)")).await;
+        let index = "CREATE INDEX CONCURRENTLY ON t (v)";
+        let transaction = [Some("virtualxid"), Some("ShareLock"), None, Some("9/9")];
+        check(scene, "BEGIN; LOCK TABLE t IN ROW EXCLUSIVE MODE", index, transaction).await;
+        let schema = [Some("object"), Some("AccessShareLock"), None, Some("9/9")];
+        scene.server.sql("ALTER SCHEMA s OWNER TO plain");
+        check(scene, "BEGIN; DROP SCHEMA s", "CREATE TABLE s.x ()", schema).await;
+        // The second one in a queue for a row waits for the first one's lock on the row itself.
+        let (_holder, _) = scene.holds("holder", update).await;
+        scene.waits("first", update).await;
+        let second = scene.waits("second", update).await;
+        let looked = scene.look(Role::Agent).await;
+        let row = looked.row("blocked_pid", second).unwrap();
+        assert_eq!((&row["locktype"], &row["lock_target"]), (&"tuple".into(), &"(0,2)".into()), "{row}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prepared_transactions_in_any_database_are_told_one_by_one() {
+    for version in [13, 17] {
+        let mut scene = Scene::new(version);
+        scene.server.sql("CREATE DATABASE other");
+        scene.server.sql_in("other", "CREATE TABLE t (i int)");
+        let prepare = |name: &str| format!("BEGIN; SELECT count(*) FROM t; PREPARE TRANSACTION '{name}'");
+        for name in ["one", "two"] {
+            scene.server.sql_in("other", &prepare(name));
+        }
+        scene.server.sql(&prepare("elsewhere"));
+        let mut writer = scene.server.psql(Role::Postgres, "other");
+        let mut writer = writer.args(["-c", "SET application_name = 'writer'", "-c", "TRUNCATE t"]).spawn().unwrap();
+        let waits = "SELECT pid FROM pg_locks WHERE NOT granted";
+        wait_for("the writer waits", BOUND, || !scene.server.sql(waits).is_empty());
+        let looked = scene.look(Role::Agent).await;
+        let names: BTreeSet<&str> = looked.rows().iter().map(|row| row["blocking_query"].as_str().unwrap()).collect();
+        assert_eq!((names, looked.rows().len()), (BTreeSet::from(["one", "two"]), 2), "{version}");
+        let row = &looked.rows()[0];
+        let oid = scene.server.sql_in("other", "SELECT 't'::regclass::oid");
+        assert_eq!((&row["relation"], &row["datname"]), (&oid.into(), &"other".into()), "{version}: no name from here");
+        assert_eq!((&row["root_pids"], &row["blocking_pid"]), (&vec![0].into(), &0.into()));
+        let roots = looked.event["summary"]["roots"].as_array().unwrap();
+        let roots: Vec<_> = roots.iter().map(|root| (&root["gid"], &root["datname"], &root["blocked"])).collect();
+        let other = Value::from("other");
+        assert_eq!(roots, [(&"one".into(), &other, &1.into()), (&"two".into(), &other, &1.into())], "{version}");
+        for name in ["one", "two"] {
+            scene.server.sql_in("other", &format!("ROLLBACK PREPARED '{name}'"));
+        }
+        assert!(writer.wait().unwrap().success());
+        scene.waiting.clear();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadlock_has_no_root() {
+    let mut scene = Scene::new(15);
+    scene.server.sql("ALTER ROLE plain SET deadlock_timeout = '1h'");
+    let (one, a) = scene.holds("one", "UPDATE t SET v = 1 WHERE i = 1").await;
+    let (two, b) = scene.holds("two", "UPDATE t SET v = 1 WHERE i = 2").await;
+    for (client, pid, row) in [(one, a, 2), (two, b, 1)] {
+        let sql = format!("UPDATE t SET v = 1 WHERE i = {row}");
+        scene.waiting.push(tokio::spawn(async move { client.batch_execute(&sql).await }));
+        let count = format!("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = {pid}");
+        wait_for("it waits", BOUND, || scene.server.sql(&count) == "1");
+    }
+    let outside = scene.waits("outside", "UPDATE t SET v = 1 WHERE i = 1").await;
+    let looked = scene.look(Role::Agent).await;
+    assert_eq!(edges(&looked), scene.truth());
+    assert!(looked.row("blocked_pid", outside).is_some());
+    for row in looked.rows() {
+        assert_eq!((&row["depth"], &row["root_pids"]), (&Value::Null, &Value::Array(vec![])), "{row}");
+    }
+    assert_eq!(looked.event["summary"]["roots"], Value::Array(vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_somebody_has_locked_the_catalogs_edges_are_told_without_names() {
+    let mut scene = Scene::new(16);
+    let (_holder, holder) = scene.holds("holder", "LOCK TABLE t").await;
+    let waiter = scene.waits("waiter", "SELECT * FROM t").await;
+    let mut looker = Looker::new("pg_locks", &[("postgres.url", &scene.server.url(Role::Agent))]);
+    assert_eq!(looker.look().await.rows()[0]["relation"], "public.t");
+    let oid = scene.server.sql("SELECT 't'::regclass::oid");
+    let admin = scene.server.session(Role::Postgres, "admin").await;
+    admin.batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_class IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let looked = looker.look().await;
+    assert_eq!((edges(&looked), &looked.rows()[0]["relation"]), (BTreeSet::from([(waiter, holder)]), &oid.into()));
+    assert!(looked.degraded.unwrap().contains("relations are told by their oids"));
+    admin.batch_execute("ROLLBACK; BEGIN; LOCK TABLE pg_catalog.pg_database IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let looked = looker.look().await;
+    assert_eq!((edges(&looked), &looked.rows()[0]["blocked_user"]), (BTreeSet::from([(waiter, holder)]), &Value::Null));
+    assert!(looked.degraded.unwrap().contains("sessions cannot be read"));
+    admin.batch_execute("ROLLBACK").await.unwrap();
+    let looked = looker.look().await;
+    assert_eq!((&looked.degraded, &looked.rows()[0]["blocked_user"]), (&None, &"plain".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_crowd_at_one_row_the_summary_tells_the_story_in_a_line_and_texts_are_bounded() {
+    let settings = "max_connections = 150\ntrack_activity_query_size = 1MB\n";
+    let mut scene = Scene::on(Server::with_settings(18, settings));
+    let update = "UPDATE t SET v = v + 1 WHERE i = 1";
+    let (_other, other) = scene.holds("other", "UPDATE t SET v = v + 1 WHERE i = 2").await;
+    scene.waits("apart", "UPDATE t SET v = v + 1 WHERE i = 2").await;
+    let (_holder, holder) = scene.holds("holder", update).await;
+    let long = format!("{update} AND '{}' <> ''", "x".repeat(1_000_000));
+    let first = scene.waits("first", &long).await;
+    for _ in 0..80 {
+        let (session, _) = scene.session("crowd").await;
+        scene.waiting.push(tokio::spawn(async move { session.batch_execute(update).await }));
+    }
+    wait_for("all of them wait", BOUND, || scene.server.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == "82");
+    let looked = scene.look(Role::Agent).await;
+    let roots = looked.event["summary"]["roots"].as_array().unwrap();
+    let story: Vec<_> = roots.iter().map(|root| (&root["pid"], &root["state"], &root["blocked"])).collect();
+    let idle = Value::from("idle in transaction");
+    assert_eq!(story, [(&holder.into(), &idle, &81.into()), (&other.into(), &idle, &1.into())]);
+    assert_eq!(roots[0]["query"], format!("BEGIN; {update}"));
+    assert_eq!((looked.rows().len(), &looked.event["summary"]["waiters"]), (50, &82.into()));
+    let depths: Vec<u64> = looked.rows().iter().map(|row| row["depth"].as_u64().unwrap()).collect();
+    assert_eq!((&depths[..3], depths[49]), (&[1, 1, 2][..], 2), "edges to roots are kept first");
+    let row = looked.row("blocked_pid", first).unwrap();
+    assert_eq!((&row["blocking_pid"], &row["relation"]), (&holder.into(), &"public.t".into()));
+    let text = row["blocked_query"].as_str().unwrap();
+    assert!(text.len() < 600 && text.ends_with("...[truncated]"), "{} bytes", text.len());
+    assert!(looked.rows().iter().all(|row| row["blocked_user"] == "plain" && row["blocking_user"] == "plain"));
+    assert_eq!(looked.degraded, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn predicate_locks_are_in_nobodys_way() {
+    let mut scene = Scene::new(14);
+    let (_reader, _) = scene.holds("reader", "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT * FROM t").await;
+    let (_holder, holder) = scene.holds("holder", "LOCK TABLE t IN ROW EXCLUSIVE MODE").await;
+    let waiter = scene.waits("waiter", "LOCK TABLE t IN SHARE MODE").await;
+    assert_ne!(scene.server.sql("SELECT count(*) FROM pg_locks WHERE mode = 'SIReadLock'"), "0");
+    assert_eq!(edges(&scene.look(Role::Agent).await), BTreeSet::from([(waiter, holder)]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,10 @@
 -- Every backend; the text only of those that may have a row (active ones, and $1), and not more than $2 bytes of it: as
 -- bytes, because a cut as text fails where another database's encoding is no valid one here.
+WITH own AS MATERIALIZED (
+    -- Once, and not for each row.
+    SELECT current_user AS name, pg_catalog.current_setting('application_name') AS application_name,
+           pg_catalog.pg_size_bytes(pg_catalog.current_setting('track_activity_query_size')) AS text_bytes
+)
 SELECT a.pid, a.datname, a.usename, a.application_name, a.client_addr, a.client_port, a.backend_start, a.xact_start,
        a.query_start, a.state_change, a.wait_event_type, a.wait_event, a.state, a.backend_type, a.leader_pid,
        a.query_id, a.backend_xid, a.backend_xmin,
@@ -7,13 +12,12 @@ SELECT a.pid, a.datname, a.usename, a.application_name, a.client_addr, a.client_
             THEN pg_catalog.substr(pg_catalog.textsend(a.query), 1, $2::integer)
        END AS query,
        -- The server keeps one byte less than the setting says, and cuts before a character, of up to four bytes.
-       CASE WHEN pg_catalog.octet_length(a.query) < s.bytes - 4 THEN false
-            WHEN pg_catalog.octet_length(a.query) >= s.bytes - 1 THEN true
+       CASE WHEN pg_catalog.octet_length(a.query) < o.text_bytes - 4 THEN false
+            WHEN pg_catalog.octet_length(a.query) >= o.text_bytes - 1 THEN true
        END AS cut,
        coalesce(a.query = '<insufficient privilege>', false) AND a.backend_type IS NULL AS hidden,
-       coalesce(a.usename = current_user AND a.application_name = pg_catalog.current_setting('application_name'), false)
-           AS own
-FROM (SELECT pg_catalog.pg_size_bytes(pg_catalog.current_setting('track_activity_query_size')) AS bytes) s
+       coalesce(a.usename = o.name AND a.application_name = o.application_name, false) AS own
+FROM own o
 -- A column that this server lacks is found one level up, where it is NULL: 13 has no query_id.
 CROSS JOIN (SELECT NULL::name AS datname, NULL::name AS usename, NULL::text AS application_name,
                    NULL::inet AS client_addr, NULL::integer AS client_port, NULL::timestamptz AS backend_start,

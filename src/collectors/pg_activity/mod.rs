@@ -21,7 +21,7 @@ use crate::{
     event::Sample,
     postgres::{self, Error, Param, Session},
     settings::{Reader, Section},
-    text::{Correlation, Policy},
+    text::{Correlation, Policy, Trace},
     units::Time,
 };
 
@@ -105,9 +105,11 @@ pub struct Row {
     /// Process ids that it waits for, those that only stand before it in a queue too; 0 for a prepared transaction. A
     /// leader waits for whom its parallel workers wait for. `pg_locks` tells more.
     pub blocked_by: Vec<i32>,
-    /// From a W3C traceparent. Nil for now.
+    /// The trace id of a W3C traceparent, 32 hexadecimal digits in lower case: in `application_name`, else in a comment
+    /// of the statement (`traceparent='…'`, as sqlcommenter writes it). Read whatever `privacy.query_text` is. Nil where
+    /// there is none that is whole and valid, and where comments contradict each other.
     pub trace_id: Option<String>,
-    /// From a W3C traceparent. Nil for now.
+    /// The span id of the same traceparent, 16 hexadecimal digits.
     pub span_id: Option<String>,
     /// Whether `query` is less than the statement: cut by the server (`track_activity_query_size`) or by
     /// `query_max_chars`. Nil where that is not known.
@@ -308,9 +310,11 @@ fn read(row: &postgres::Row, hidden: bool, config: &Config, texts: &Policy) -> R
     let whole: Option<String> = row.get::<Option<String>>("query")?.filter(|_| !hidden);
     let most = usize::try_from(config.query_max_chars).unwrap_or(usize::MAX);
     let cut: Option<bool> = row.get("cut")?;
+    let application_name: Option<String> = row.get("application_name")?;
+    let trace = Trace::find(application_name.as_deref(), whole.as_deref());
+    let (trace_id, span_id) = trace.map(|trace| (trace.trace_id, trace.span_id)).unzip();
     let query = whole.and_then(|whole| texts.clean(&whole, most));
     let too_long = query.as_ref().is_some_and(|query| query.chars().nth(most).is_some());
-    let application_name: Option<String> = row.get("application_name")?;
     Ok(Row {
         pid: row.get("pid")?,
         usename: row.get("usename")?,
@@ -334,8 +338,8 @@ fn read(row: &postgres::Row, hidden: bool, config: &Config, texts: &Policy) -> R
         backend_xid: row.get("backend_xid")?,
         backend_xmin: row.get("backend_xmin")?,
         blocked_by: Vec::new(),
-        trace_id: None,
-        span_id: None,
+        trace_id,
+        span_id,
     })
 }
 

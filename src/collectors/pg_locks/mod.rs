@@ -4,9 +4,12 @@
 //! sees no `wait_event_type`, and would say that nobody waits. The usual query of the wiki, which joins locks with
 //! locks, is wrong: it tells readers behind a waiting writer to wait for each other.
 //!
-//! `graph` makes edges of lock rows and is pure; `row` puts sessions and names beside them.
+//! `waits` reads the lock rows, `graph` makes edges of them and is pure; `parties` reads who takes part, and `row` puts
+//! all of it together. With many waiters only those are read that have a row.
 
 pub mod graph;
+pub mod object;
+mod parties;
 mod row;
 pub mod waits;
 
@@ -15,10 +18,7 @@ use std::{
     time::Instant,
 };
 
-use super::{
-    CollectError, Collector, Context,
-    sight::{self, Unreadable},
-};
+use super::{CollectError, Collector, Context, sight};
 use crate::{
     event::Sample,
     postgres::{Error, Param, Session},
@@ -27,10 +27,10 @@ use crate::{
     units::Time,
 };
 use graph::{Edge, Graph, Lock, Node};
-use row::{Party, Scene};
+use parties::Parties;
+use row::{Names, Scene, Wait};
 pub use row::{Root, Row, Summary};
 
-const SESSIONS: &str = include_str!("sessions.sql");
 const NAMES: &str = include_str!("names.sql");
 
 /// Keys of its own.
@@ -60,8 +60,9 @@ impl Section for Config {
 #[derive(Debug)]
 pub struct PgLocks {
     config: Config,
-    /// Since when somebody is seen waiting for something, where the server does not tell (13).
-    since: BTreeMap<(Node, String), Time>,
+    /// Since when somebody is seen waiting for something, where the server does not tell: on 13 always, later for a
+    /// moment.
+    seen: BTreeMap<Wait, Time>,
 }
 
 impl Collector for PgLocks {
@@ -72,112 +73,129 @@ impl Collector for PgLocks {
     type Summary = Summary;
 
     fn new(config: Config) -> Self {
-        Self { config, since: BTreeMap::new() }
+        Self { config, seen: BTreeMap::new() }
     }
 
     async fn collect(&mut self, context: &Context) -> Result<Sample<Vec<Row>, Summary>, CollectError> {
         let start = Instant::now();
         let mut session = context.postgres.session(Self::NAME).await?;
         let locks = waits::look(&mut session).await?;
-        let mut unreadable = Unreadable::default();
-        let parties = parties(&mut session, &locks, &mut unreadable).await?;
-        let leaders = parties.values().filter_map(|party| Some((party.node.pid(), party.leader?))).collect();
-        let graph = Graph::new(&locks, &leaders);
-        let names = names(&mut session, &locks).await?;
-        self.remember(&locks, session.clock());
+        let limit = usize::try_from(self.config.limit).unwrap_or(usize::MAX);
+        let query_max_chars = usize::try_from(self.config.query_max_chars).unwrap_or(usize::MAX);
+        // A character has four bytes at the most, and what is masked is rarely half of a text.
+        let most_bytes = query_max_chars.saturating_mul(8).max(4096);
 
+        let mut parties = Parties::default();
+        let (graph, since) = loop {
+            let graph = Graph::new(&locks, &parties.leaders);
+            let since = self.since(&locks, &parties, session.clock());
+            let wanted = wanted(&locks, &graph, &most_important(&graph, &since, limit));
+            // Once more where somebody turns out to be another one's worker.
+            if !parties.look(&mut session, wanted, &graph, &locks, most_bytes).await? {
+                break (graph, since);
+            }
+        };
+        self.remember(&locks, &parties, &since);
+        let edges = most_important(&graph, &since, limit);
+        let (names, unnamed) = names(&mut session, &locks, &edges).await?;
         let scene = Scene {
             locks: &locks,
             graph: &graph,
             parties: &parties,
             names: &names,
-            since: &self.since,
+            since: &since,
             clock: session.clock(),
             texts: &context.texts,
             correlation: &self.config.correlation,
-            query_max_chars: usize::try_from(self.config.query_max_chars).unwrap_or(usize::MAX),
+            query_max_chars,
         };
-        let limit = usize::try_from(self.config.limit).unwrap_or(usize::MAX);
-        let mut edges: Vec<&Edge> = graph.edges.iter().collect();
-        edges.sort_by_cached_key(|edge| importance(edge, &scene));
-        let data: Vec<Row> = edges.iter().take(limit).map(|edge| scene.row(edge)).collect();
+        let data: Vec<Row> = edges.iter().map(|edge| scene.row(edge)).collect();
         let identity = session.identity();
+        let reasons: Vec<String> = [
+            sight::degraded(identity, &parties.unreadable),
+            left_out(graph.left_out, graph.waiters.len()),
+            parties.trouble.as_ref().map(|error| format!("sessions cannot be read: {error}")),
+            unnamed.map(|error| format!("relations are told by their oids: {error}")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         Ok(Sample {
             server: Some(identity.server(identity.stats_epoch())),
             collected_at: session.clock(),
             duration: start.elapsed(),
-            omitted: (edges.len() - data.len()) as u64 + unreadable.count(),
-            hidden: edges.iter().filter(|edge| scene.hidden(edge)).count() as u64,
+            omitted: (graph.edges.len() - data.len()) as u64 + parties.unreadable.count(),
+            hidden: graph.edges.iter().filter(|edge| scene.hidden(edge)).count() as u64,
             summary: Some(scene.summary()),
             data,
-            degraded: sight::degraded(identity, &unreadable),
+            degraded: Some(reasons.join("; ")).filter(|reasons| !reasons.is_empty()),
         })
     }
 }
 
 impl PgLocks {
+    /// Since when each lock is waited for: as the server tells, else since it was first seen.
+    fn since(&self, locks: &[Lock], parties: &Parties, now: Time) -> Vec<Option<Time>> {
+        let seen = |lock: &Lock| self.seen.get(&row::wait(lock, parties)).copied().unwrap_or(now);
+        let since = |lock: &Lock| (!lock.granted).then(|| lock.wait_start.unwrap_or_else(|| seen(lock)));
+        locks.iter().map(since).collect()
+    }
+
     /// Keeps since when each one who waits now was seen waiting, and forgets the others.
-    fn remember(&mut self, locks: &[Lock], now: Time) {
-        let waiting = locks.iter().filter(|lock| !lock.granted);
-        let seen = waiting.map(|lock| {
-            let key = (lock.node.clone(), lock.object.clone());
-            let since = self.since.get(&key).copied().unwrap_or(now);
-            (key, since)
-        });
-        self.since = seen.collect();
+    fn remember(&mut self, locks: &[Lock], parties: &Parties, since: &[Option<Time>]) {
+        let untold = locks.iter().zip(since).filter(|(lock, _)| lock.wait_start.is_none());
+        self.seen = untold.filter_map(|(lock, since)| Some((row::wait(lock, parties), (*since)?))).collect();
     }
 }
 
-/// Those nearest to a root first, then those who wait longest.
-fn importance(edge: &Edge, scene: &Scene<'_>) -> (bool, Option<u32>, std::cmp::Reverse<i64>, Node, Node) {
-    let waited = scene.wait(edge).1.unwrap_or(0.0);
-    #[expect(clippy::cast_possible_truncation, reason = "milliseconds of a wait, as an order")]
-    let waited = waited as i64;
-    (edge.depth.is_none(), edge.depth, std::cmp::Reverse(waited), edge.blocked.clone(), edge.blocking.clone())
+/// The edges that have a row: those nearest to a root first, then those who wait longest.
+fn most_important<'a>(graph: &'a Graph, since: &[Option<Time>], limit: usize) -> Vec<&'a Edge> {
+    let mut edges: Vec<&Edge> = graph.edges.iter().collect();
+    edges.sort_unstable_by(|a, b| {
+        let key = |edge: &Edge| (edge.depth.is_none(), edge.depth, since.get(edge.lock).copied().flatten());
+        key(a).cmp(&key(b)).then_with(|| (&a.blocked, &a.blocking).cmp(&(&b.blocked, &b.blocking)))
+    });
+    edges.truncate(limit);
+    edges
 }
 
-/// The sessions of everybody in the scene, prepared transactions too.
-async fn parties(
-    session: &mut Session,
-    locks: &[Lock],
-    unreadable: &mut Unreadable,
-) -> Result<BTreeMap<Node, Party>, Error> {
-    let mut pids = BTreeSet::new();
-    let mut gids = BTreeSet::new();
-    for lock in locks {
-        match &lock.node {
-            Node::Pid(pid) => pids.insert(*pid),
-            Node::Prepared(gid) => gids.insert(gid.clone()),
-        };
-        pids.extend(lock.blockers.iter().copied().filter(|pid| *pid != 0));
-    }
-    if pids.is_empty() && gids.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let (pids, gids) = (Vec::from_iter(pids), Vec::from_iter(gids));
-    let rows = session.query("pg_locks.sessions", SESSIONS, &[Param::Ints(&pids), Param::Texts(&gids)]).await?;
-    let mut parties = BTreeMap::new();
-    for row in &rows {
-        match Party::read(row) {
-            Ok(party) => {
-                parties.insert(party.node.clone(), party);
-            }
-            Err(error) => unreadable.note(error),
-        }
-    }
-    Ok(parties)
+/// Whose session is to be read: of the rows, of the roots, and where only the session tells one wait from the next.
+fn wanted(locks: &[Lock], graph: &Graph, edges: &[&Edge]) -> BTreeSet<Node> {
+    let untold = locks.iter().filter(|lock| !lock.granted && lock.wait_start.is_none()).map(|lock| &lock.node);
+    let rows = edges.iter().flat_map(|edge| [&edge.blocked, &edge.blocking]);
+    let roots = graph.roots.iter().take(row::ROOTS).map(|root| &root.node);
+    untold.chain(rows).chain(roots).cloned().collect()
 }
 
-/// Names of relations, where they can be looked up without waiting: somebody may have locked the catalog itself.
-async fn names(session: &mut Session, locks: &[Lock]) -> Result<BTreeMap<u32, String>, Error> {
-    let here = locks.iter().filter(|lock| lock.named_here);
-    let oids: BTreeSet<u32> = here.filter_map(|lock| lock.relation).collect();
+/// What is missing of a scene that is too large.
+fn left_out(some: usize, all: usize) -> Option<String> {
+    (some > 0).then(|| {
+        format!("so many wait that of {some} of {all} waiters only those are told who hold what they wait for, if any")
+    })
+}
+
+/// Names of relations, where they can be looked up without waiting, else why not: somebody may have locked the catalog.
+async fn names(session: &mut Session, locks: &[Lock], edges: &[&Edge]) -> Result<(Names, Option<Error>), Error> {
+    let objects = edges.iter().filter_map(|edge| row::named(locks, locks.get(edge.lock)?));
+    let oids: BTreeSet<u32> = objects.filter_map(|object| object.relation).collect();
     if oids.is_empty() {
-        return Ok(BTreeMap::new());
+        return Ok((Names::default(), None));
     }
     match session.query("pg_locks.names", NAMES, &[Param::Oids(&Vec::from_iter(oids))]).await {
-        Ok(rows) => Ok(rows.iter().filter_map(|row| Some((row.get("oid").ok()?, row.get("name").ok()?))).collect()),
-        Err(Error::Query { .. }) => Ok(BTreeMap::new()),
+        Ok(rows) => Ok((Names::read(&rows), None)),
+        Err(error @ Error::Query { .. }) => Ok((Names::default(), Some(error))),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scene_that_is_too_large_is_told_in_a_word() {
+        assert_eq!(left_out(0, 5000), None);
+        let told = left_out(4000, 5000);
+        assert!(told.is_some_and(|told| told.contains("of 4000 of 5000 waiters only those")));
     }
 }

@@ -7,9 +7,13 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::graph::{self, Edge, Graph, Lock, Node};
+use super::{
+    graph::{self, Edge, Graph, Lock, Node},
+    object::Object,
+    parties::Parties,
+};
 use crate::{
-    postgres::{self, Error},
+    postgres,
     text::{Correlation, Policy},
     units::Time,
 };
@@ -52,11 +56,12 @@ pub struct Row {
     /// The relation, with its schema; its oid where the name is of another database or cannot be read. For a row lock
     /// it is the one that the waiter's own tuple lock names.
     pub relation: Option<String>,
-    /// What exactly is locked. Nil for now.
+    /// What exactly is locked: `(page,tuple)`, a page, a transaction (xid or virtual), an advisory key (a number, or two
+    /// as `(1, 2)`), catalog and object as `1262/5`. Nil for a whole relation, which `relation` names.
     pub lock_target: Option<String>,
     /// Since when it waits. Nil on PostgreSQL 13, and for a moment after a wait begins.
     pub wait_start: Option<Time>,
-    /// How long it waits, in milliseconds. On PostgreSQL 13 since it was first seen waiting, which is a lower bound.
+    /// How long it waits, in milliseconds. Where `wait_start` is nil, since it was first seen waiting: a lower bound.
     pub wait_ms: Option<f64>,
     /// Whether the blocker holds its lock; false if it only stands before in the queue (of such ones only the nearest
     /// is told). Nil if it was gone when it was looked at.
@@ -67,9 +72,10 @@ pub struct Row {
     pub blocking_xact_start: Option<Time>,
     /// When the blocker's state last changed; of a prepared transaction, when it was prepared.
     pub blocking_state_change: Option<Time>,
-    /// Who is at the end of this chain and waits for nobody; 0 for a prepared transaction. Empty in a cycle.
+    /// Who is at the end of this chain and waits for nobody; 0 for a prepared transaction. Empty in a cycle, and where
+    /// so many wait that nobody knows for whom the blocker does.
     pub root_pids: Vec<i32>,
-    /// The shortest way to a root: 1 if the blocker waits for nobody. Nil in a cycle.
+    /// The shortest way to a root: 1 if the blocker waits for nobody. Nil where `root_pids` is empty.
     pub depth: Option<u32>,
     /// Correlation id of the one who waits.
     pub blocked_correlation_id: Option<String>,
@@ -84,8 +90,10 @@ pub struct Summary {
     pub waiters: u64,
     /// Who is in whose way, everybody in a queue included.
     pub edges: u64,
-    /// Who blocks and waits for nobody; the one that blocks most comes first.
+    /// Who blocks and waits for nobody; the one that blocks most comes first, and 100 are told at the most.
     pub roots: Vec<Root>,
+    /// How many more of them there are.
+    pub roots_omitted: u64,
 }
 
 /// Somebody who blocks and waits for nobody.
@@ -119,56 +127,21 @@ pub struct Root {
     pub longest_wait_ms: Option<f64>,
 }
 
-/// A session, or a prepared transaction.
-#[derive(Debug, Clone)]
-pub(super) struct Party {
-    pub(super) node: Node,
-    pub(super) leader: Option<i32>,
-    datname: Option<String>,
-    usename: Option<String>,
-    application_name: Option<String>,
-    client_addr: Option<String>,
-    state: Option<String>,
-    state_change: Option<Time>,
-    xact_start: Option<Time>,
-    query_start: Option<Time>,
-    query: Option<String>,
-    hidden: bool,
-}
+/// The most roots that a summary tells: it stands in each part of an event.
+pub(super) const ROOTS: usize = 100;
 
-impl Party {
-    pub(super) fn read(row: &postgres::Row) -> Result<Self, Error> {
-        let pid: i32 = row.get("pid")?;
-        let gid: Option<String> = row.get("gid")?;
-        let query: Option<String> = row.get("query")?;
-        let kind: Option<String> = row.get("backend_type")?;
-        let hidden = gid.is_none() && kind.is_none() && query.as_deref() == Some("<insufficient privilege>");
-        Ok(Self {
-            node: gid.map_or(Node::Pid(pid), Node::Prepared),
-            leader: row.get::<Option<i32>>("leader_pid")?.filter(|leader| *leader != pid),
-            datname: row.get("datname")?,
-            usename: row.get("usename")?,
-            application_name: row.get("application_name")?,
-            client_addr: row.get("client_addr")?,
-            state: row.get("state")?,
-            state_change: row.get("state_change")?,
-            xact_start: row.get("xact_start")?,
-            query_start: row.get("query_start")?,
-            query: query.filter(|_| !hidden),
-            hidden,
-        })
-    }
-}
+/// One wait: whose, in which of its transactions and statements, for what. With the next wait something of it changes.
+pub(super) type Wait = (Node, String, Option<Time>, Object);
 
 /// All that rows are made of.
 #[derive(Debug)]
 pub(super) struct Scene<'a> {
     pub(super) locks: &'a [Lock],
     pub(super) graph: &'a Graph,
-    pub(super) parties: &'a BTreeMap<Node, Party>,
-    pub(super) names: &'a BTreeMap<u32, String>,
-    /// Since when somebody was seen waiting for something.
-    pub(super) since: &'a BTreeMap<(Node, String), Time>,
+    pub(super) parties: &'a Parties,
+    pub(super) names: &'a Names,
+    /// Since when each lock is waited for, or was first seen to be.
+    pub(super) since: &'a [Option<Time>],
     pub(super) clock: Time,
     pub(super) texts: &'a Policy,
     pub(super) correlation: &'a Correlation,
@@ -193,12 +166,12 @@ impl Scene<'_> {
             blocking_client_addr: blocking.and_then(|party| party.client_addr.clone()),
             blocking_query: gid(&edge.blocking).or_else(|| self.query(&edge.blocking)),
             blocking_query_start: blocking.and_then(|party| party.query_start),
-            locktype: lock.map(|lock| lock.locktype.clone()).unwrap_or_default(),
+            locktype: lock.map(|lock| lock.object.locktype.clone()).unwrap_or_default(),
             blocked_mode: lock.map(|lock| lock.mode.clone()).unwrap_or_default(),
             blocking_mode: edge.mode.map(str::to_owned),
             datname: blocked.and_then(|party| party.datname.clone()),
             relation: lock.and_then(|lock| self.relation(lock)),
-            lock_target: None,
+            lock_target: lock.and_then(|lock| lock.object.target()),
             wait_start,
             wait_ms,
             blocking_granted: edge.granted,
@@ -213,16 +186,24 @@ impl Scene<'_> {
     }
 
     pub(super) fn summary(&self) -> Summary {
+        // Of all who wait, how long.
+        let mut waits: BTreeMap<&Node, f64> = BTreeMap::new();
+        for edge in &self.graph.edges {
+            let longest = waits.entry(&edge.blocked).or_default();
+            *longest = longest.max(self.wait(edge).1.unwrap_or_default());
+        }
+        let roots = self.graph.roots.iter().take(ROOTS);
         Summary {
             waiters: self.graph.waiters.len() as u64,
             edges: self.graph.told as u64,
-            roots: self.graph.roots.iter().map(|root| self.root(root)).collect(),
+            roots: roots.map(|root| self.root(root, &waits)).collect(),
+            roots_omitted: self.graph.roots.len().saturating_sub(ROOTS) as u64,
         }
     }
 
-    fn root(&self, root: &graph::Root) -> Root {
+    fn root(&self, root: &graph::Root, waits: &BTreeMap<&Node, f64>) -> Root {
         let party = self.parties.get(&root.node);
-        let below = self.graph.edges.iter().filter(|edge| root.blocked.contains(&edge.blocked));
+        let below = self.graph.blocked_by(root).filter_map(|node| waits.get(node));
         Root {
             pid: root.node.pid(),
             gid: gid(&root.node),
@@ -235,32 +216,27 @@ impl Scene<'_> {
             xact_start: party.and_then(|party| party.xact_start),
             query: self.query(&root.node),
             correlation_id: self.correlation(&root.node),
-            blocked: root.blocked.len() as u64,
-            longest_wait_ms: below.filter_map(|edge| self.wait(edge).1).max_by(f64::total_cmp),
+            blocked: root.blocked as u64,
+            longest_wait_ms: below.copied().max_by(f64::total_cmp),
         }
     }
 
     /// Whether the role may not see one of the two.
     pub(super) fn hidden(&self, edge: &Edge) -> bool {
-        [&edge.blocked, &edge.blocking].into_iter().any(|node| self.parties.get(node).is_some_and(|party| party.hidden))
+        [&edge.blocked, &edge.blocking].into_iter().any(|node| self.parties.is_hidden(node))
     }
 
     /// Since when an edge's lock is waited for, if the server tells, and for how many milliseconds.
-    pub(super) fn wait(&self, edge: &Edge) -> (Option<Time>, Option<f64>) {
-        let Some(lock) = self.locks.get(edge.lock) else { return (None, None) };
-        let seen = || self.since.get(&(lock.node.clone(), lock.object.clone())).copied();
-        let start = lock.wait_start.or_else(seen);
+    fn wait(&self, edge: &Edge) -> (Option<Time>, Option<f64>) {
+        let told = self.locks.get(edge.lock).and_then(|lock| lock.wait_start);
+        let start = self.since.get(edge.lock).copied().flatten();
         // A wait that began between the look at the clock and that at the locks has lasted no time at all.
         let waited = start.map(|start| self.clock.0.saturating_sub(start.0).max(0) as f64 / 1000.0);
-        (lock.wait_start, waited)
+        (told, waited)
     }
 
     fn relation(&self, lock: &Lock) -> Option<String> {
-        // Who waits for a row holds a lock on it meanwhile, or asks for it.
-        let row_lock = || self.locks.iter().find(|other| other.node == lock.node && other.locktype == "tuple");
-        let named = lock.relation.map(|relation| (relation, lock.named_here));
-        let (oid, here) = named.or_else(|| row_lock().and_then(|row| Some((row.relation?, row.named_here))))?;
-        Some(self.names.get(&oid).filter(|_| here).cloned().unwrap_or_else(|| oid.to_string()))
+        named(self.locks, lock).map(|object| self.names.of(object))
     }
 
     fn query(&self, node: &Node) -> Option<String> {
@@ -277,5 +253,41 @@ fn gid(node: &Node) -> Option<String> {
     match node {
         Node::Prepared(gid) => Some(gid.clone()).filter(|gid| !gid.is_empty()),
         Node::Pid(_) => None,
+    }
+}
+
+/// Of who waits, which wait it is.
+pub(super) fn wait(lock: &Lock, parties: &Parties) -> Wait {
+    let statement = parties.get(&lock.node).and_then(|party| party.query_start);
+    (lock.node.clone(), lock.transaction.clone(), statement, lock.object.clone())
+}
+
+/// What of a lock has a relation: itself, or the row that is waited for. Who waits for a row's transaction holds a lock
+/// on the row meanwhile.
+pub(super) fn named<'a>(locks: &'a [Lock], lock: &'a Lock) -> Option<&'a Object> {
+    let is_row = |other: &&Lock| other.node == lock.node && other.object.locktype == "tuple";
+    let found = if lock.object.relation.is_some() { Some(lock) } else { locks.iter().find(is_row) };
+    found.map(|lock| &lock.object)
+}
+
+/// Names of relations.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    known: BTreeMap<u32, String>,
+    /// The database that they are of.
+    here: Option<u32>,
+}
+
+impl Names {
+    pub(super) fn read(rows: &[postgres::Row]) -> Self {
+        let known = rows.iter().filter_map(|row| Some((row.get("oid").ok()?, row.get("name").ok()?))).collect();
+        Self { known, here: rows.first().and_then(|row| row.get("here").ok()) }
+    }
+
+    /// The name of what is locked; its oid if it is of another database, or unknown.
+    fn of(&self, object: &Object) -> String {
+        let oid = object.relation.unwrap_or_default();
+        let here = object.database == Some(0) || object.database == self.here;
+        self.known.get(&oid).filter(|_| here).cloned().unwrap_or_else(|| oid.to_string())
     }
 }

@@ -1,28 +1,27 @@
 -- All locks on what somebody waits for, and what the server says of who is in whose way. Nothing where nobody waits.
 WITH locks AS MATERIALIZED (
-    SELECT l.*,
-           pg_catalog.concat_ws('/', l.locktype, l.database, l.relation, l.page, l.tuple, l.virtualxid,
-                                l.transactionid, l.classid, l.objid, l.objsubid) AS object
+    SELECT l.*, coalesce(l.transactionid::text, l.virtualxid, coalesce(l.relation, l.objid, l.database)::text) AS about
     -- A column that this server lacks is found one level up, where it is NULL: 13 has no waitstart.
     FROM (SELECT NULL::timestamptz AS waitstart) absent
     CROSS JOIN LATERAL (
         SELECT locktype, database, relation, page, tuple, virtualxid, transactionid, classid, objid, objsubid,
                virtualtransaction, pid, mode, granted, waitstart
         FROM pg_catalog.pg_locks
+        -- Most locks are on the fast path. Who has to wait for one has moved it off; SIReadLock is in nobody's way.
+        WHERE NOT fastpath AND mode <> 'SIReadLock'
     ) l
-    WHERE EXISTS (SELECT FROM pg_catalog.pg_locks w WHERE NOT w.granted)
-), waiting AS MATERIALIZED (
-    -- Each call stops the lock manager for a moment: never for more than a thousand.
-    SELECT w.pid, pg_catalog.pg_blocking_pids(w.pid) AS blockers
-    FROM (SELECT DISTINCT pid FROM locks WHERE NOT granted AND pid IS NOT NULL ORDER BY pid LIMIT 1000) w
+    ORDER BY l.waitstart
+), bound AS MATERIALIZED (
+    -- Counted from when the locks were read. The heads of queues come first; in a queue of n a call takes n² / 2 steps.
+    SELECT pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => $1) AS until FROM locks LIMIT 1
 )
-SELECT l.object, l.locktype, l.database, l.relation, l.pid, l.mode, l.granted, l.waitstart AS wait_start, w.blockers,
-       l.database IN (0, (SELECT a.datid FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a))
-           AS named_here,
-       -- A prepared transaction has no pid; its own lock on its xid tells which one it is.
-       (SELECT p.gid FROM locks x JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
-        WHERE l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'
-          AND x.virtualtransaction = l.virtualtransaction LIMIT 1) AS gid
-FROM locks l LEFT JOIN waiting w ON w.pid = l.pid AND NOT l.granted
-WHERE l.object IN (SELECT object FROM locks WHERE NOT granted)
-   OR (l.locktype = 'tuple' AND l.granted AND l.pid IN (SELECT pid FROM waiting))
+SELECT locktype, database, relation, page, tuple, virtualxid, transactionid, classid, objid, objsubid,
+       virtualtransaction, pid, mode, granted, waitstart AS wait_start,
+       CASE WHEN NOT granted AND pg_catalog.clock_timestamp() < (SELECT until FROM bound)
+            THEN pg_catalog.pg_blocking_pids(pid) END AS blockers
+FROM locks
+-- A little more than what is waited for: what is the same is told by all columns together.
+WHERE about IN (SELECT about FROM locks WHERE NOT granted)
+   -- Of who waits for a row, the row; of a prepared transaction, which one it is.
+   OR (locktype = 'tuple' AND pid IN (SELECT pid FROM locks WHERE NOT granted))
+   OR (locktype = 'transactionid' AND pid IS NULL AND EXISTS (SELECT FROM locks WHERE NOT granted))

@@ -200,6 +200,8 @@ fn text(text: &str) -> Option<String> {
 }
 
 const REQUEST: &str = "6f1c1f0e-8c55-4b52-9f57-0d3c1a2b4c5d";
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const SPAN: &str = "00f067aa0ba902b7";
 
 fn activity() -> pg_activity::Row {
     pg_activity::Row {
@@ -215,7 +217,7 @@ fn activity() -> pg_activity::Row {
         wait_event_type: text("Lock"),
         wait_event: text("transactionid"),
         state: text("active"),
-        query: text("UPDATE stock SET n = n - 1 WHERE id = 7"),
+        query: Some(format!("UPDATE stock SET n = n - 1 WHERE id = 7 /*traceparent='00-{TRACE}-{SPAN}-01'*/")),
         backend_type: text("client backend"),
         correlation_id: text(REQUEST),
         datname: text("shop"),
@@ -224,8 +226,8 @@ fn activity() -> pg_activity::Row {
         backend_xid: text("771"),
         backend_xmin: text("770"),
         blocked_by: vec![4243, 0],
-        trace_id: None,
-        span_id: None,
+        trace_id: text(TRACE),
+        span_id: text(SPAN),
         query_truncated: Some(false),
     }
 }
@@ -262,7 +264,7 @@ fn lock() -> pg_locks::Row {
         blocking_mode: text("ExclusiveLock"),
         datname: text("shop"),
         relation: text("public.stock"),
-        lock_target: None,
+        lock_target: text("745"),
         wait_start: Some(NOW),
         wait_ms: Some(1500.5),
         blocking_granted: Some(true),
@@ -295,6 +297,7 @@ fn locks_summary() -> pg_locks::Summary {
             blocked: 1,
             longest_wait_ms: Some(1500.5),
         }],
+        roots_omitted: 0,
     }
 }
 

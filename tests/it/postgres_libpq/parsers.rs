@@ -78,9 +78,12 @@ fn made_up_strings_mean_to_us_what_they_mean_to_libpq() {
     while count < wanted {
         let texts: Vec<String> = (0..1000).map(|_| made_up(&mut dice)).collect();
         for (text, want) in texts.iter().zip(judge.parse(&texts)) {
-            // The judge's bytes need not be UTF-8, ours have to.
-            let want = want.filter(|said| !said.values().any(|value| value.contains('\u{fffd}')));
             let got = conninfo::parse(text);
+            // The judge's bytes need not be UTF-8, ours have to.
+            if got.as_ref().is_err_and(|told| told.contains("UTF-8")) {
+                assert!(text.contains('%'), "{text:?}");
+                continue;
+            }
             let got = got.map(|said| said.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()).ok();
             assert_eq!(got, want, "{text:?}");
             accepted += u64::from(want.is_some());

@@ -64,6 +64,9 @@ pub struct Delivery {
     pub trouble: Option<String>,
     /// Since when, by the host's clock; nil if they do. A connection that comes back and delivers nothing is no end of it.
     pub trouble_since: Option<Time>,
+    /// Whether the broker can be given messages now: a connection stands.
+    #[serde(skip)]
+    pub connected: bool,
     /// Since when nothing was confirmed without trouble.
     #[serde(skip)]
     pub troubled: Option<Time>,

@@ -12,7 +12,7 @@ use super::{Error, Line};
 use crate::{
     config::Config,
     event::status::{self, Occasion},
-    health::Health,
+    health::{Delivery, Health},
     spool::Spool,
 };
 
@@ -96,27 +96,47 @@ enum End {
 
 /// Waits until nothing waits any more, or nothing of what is published is confirmed for so long.
 async fn delivered(spool: &Spool, health: &Health, patience: Duration, tell: &mut impl FnMut(&Progress)) -> End {
-    let (mut confirmed, mut published, mut since) = (0, 0, Instant::now());
+    let (mut silence, mut looked) = (Silence::default(), Instant::now());
     // A connection that was just begun anew knows of no trouble yet.
     let mut why = None;
     loop {
         let waiting = spool.status().messages;
         let (_, delivery) = health.snapshot();
         let unreadable = || spool.trouble();
-        let progress = Progress { waiting, trouble: delivery.trouble.or_else(unreadable) };
+        let progress = Progress { waiting, trouble: delivery.trouble.clone().or_else(unreadable) };
         tell(&progress);
         if waiting == 0 {
             return End::Delivered;
         }
-        if delivery.confirmed > confirmed {
-            (confirmed, published, since) = (delivery.confirmed, delivery.published, Instant::now());
+        let before = std::mem::replace(&mut looked, Instant::now());
+        if delivery.confirmed > silence.confirmed {
             why = None;
         }
         why = progress.trouble.or(why);
-        if since.elapsed() > patience && delivery.published > published {
+        if silence.look(&delivery, looked.saturating_duration_since(before)) > patience {
             return End::Stuck(why.unwrap_or_else(|| "the broker confirms nothing".into()));
         }
         tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// How long the broker had something to confirm and confirmed nothing. Time without a connection is none of it.
+#[derive(Debug, Default)]
+struct Silence {
+    confirmed: u64,
+    published: u64,
+    lasts: Duration,
+}
+
+impl Silence {
+    /// Takes note of the time that passed, and gives how long it lasts by now.
+    fn look(&mut self, delivery: &Delivery, passed: Duration) -> Duration {
+        if delivery.confirmed > self.confirmed {
+            *self = Self { confirmed: delivery.confirmed, published: delivery.published, lasts: Duration::ZERO };
+        } else if delivery.connected && delivery.published > self.published {
+            self.lasts += passed;
+        }
+        self.lasts
     }
 }
 
@@ -134,4 +154,30 @@ async fn confirmed(spool: &Spool, patience: Duration) -> bool {
         tokio::time::sleep(EVERY).await;
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_is_away_is_waited_for_and_a_silent_one_is_not() {
+        let second = Duration::from_secs(1);
+        let mut silence = Silence::default();
+        let mut look = |connected, published, confirmed| {
+            let delivery = Delivery { published, confirmed, connected, ..Delivery::default() };
+            silence.look(&delivery, second)
+        };
+        for _ in 0..3600 {
+            assert_eq!(look(false, 0, 0), Duration::ZERO, "it is away");
+        }
+        assert_eq!(look(true, 0, 0), Duration::ZERO, "it has nothing to confirm yet");
+        assert_eq!(look(true, 4, 0), second);
+        assert_eq!(look(true, 4, 0), second * 2);
+        assert_eq!(look(false, 4, 0), second * 2, "away again");
+        assert_eq!(look(true, 5, 0), second * 3);
+        assert_eq!(look(true, 6, 2), Duration::ZERO, "it confirms");
+        assert_eq!(look(true, 6, 2), Duration::ZERO, "and has nothing more");
+        assert_eq!(look(true, 7, 2), second);
+    }
 }

@@ -87,8 +87,13 @@ impl Publisher {
                         self.health.delivery(|delivery| delivery.reconnects += 1);
                     }
                     told.clear();
-                    self.health.delivery(|delivery| delivery.set_trouble(None));
-                    match Link::new(self, connection, &mut deliveries).serve(phase, &mut delays).await {
+                    self.health.delivery(|delivery| {
+                        delivery.set_trouble(None);
+                        delivery.connected = true;
+                    });
+                    let end = Link::new(self, connection, &mut deliveries).serve(phase, &mut delays).await;
+                    self.health.delivery(|delivery| delivery.connected = false);
+                    match end {
                         End::Drained => return,
                         End::Lost(error) => error,
                     }

@@ -13,6 +13,9 @@
 //! | 48 | 16 | run id |
 //! | 64 | 60 | collector, padded with zeros |
 //! | 124 | 4 | CRC-32C of all before |
+//!
+//! Where it is damaged, the file's name, its folder and the mark say the same, and the records' checksums, which begin with
+//! the run, prove it: see [`super::segment::Expected`].
 
 use std::sync::Arc;
 
@@ -66,23 +69,37 @@ pub fn encode(owner: &Owner, first: u64) -> [u8; HEADER_LEN] {
             place.copy_from_slice(value);
         }
     }
-    let crc = crc32c::crc32c(bytes.get(..124).unwrap_or_default());
+    let crc = checksum(&bytes);
     if let Some(place) = bytes.get_mut(124..) {
         place.copy_from_slice(&crc.to_le_bytes());
     }
     bytes
 }
 
+fn checksum(bytes: &[u8; HEADER_LEN]) -> u32 {
+    crc32c::crc32c(bytes.get(..124).unwrap_or_default())
+}
+
+/// The same header as one of the format that this version writes.
+fn as_ours(bytes: &[u8; HEADER_LEN]) -> [u8; HEADER_LEN] {
+    let mut ours = *bytes;
+    if let Some(place) = ours.get_mut(8..10) {
+        place.copy_from_slice(&FORMAT.to_le_bytes());
+    }
+    ours
+}
+
 /// Owner and first `seq`; the format where it is a newer one, `None` where the header is damaged.
 pub fn decode(bytes: &[u8; HEADER_LEN]) -> Result<(Owner, u64), Option<u16>> {
-    let format = u16::from_le_bytes(field(bytes, 8));
+    let (format, sum) = (u16::from_le_bytes(field(bytes, 8)), u32::from_le_bytes(field(bytes, 124)));
     if !bytes.starts_with(MAGIC) {
         return Err(None);
     }
-    if format > FORMAT {
+    // Whole but for the format's own bytes: then these are damaged.
+    if format > FORMAT && checksum(&as_ours(bytes)) != sum {
         return Err(Some(format));
     }
-    if crc32c::crc32c(bytes.get(..124).unwrap_or_default()) != u32::from_le_bytes(field(bytes, 124)) {
+    if checksum(bytes) != sum {
         return Err(None);
     }
     let name: [u8; 60] = field(bytes, 64);

@@ -139,6 +139,11 @@ impl Marked {
         Self::of(slots, &places)
     }
 
+    /// Ids of the runs that are not yet done with, by their counters.
+    pub fn runs(&self) -> BTreeMap<u64, Uuid> {
+        self.body.iter().flat_map(|body| &body.runs).map(|run| (run.counter, run.id)).collect()
+    }
+
     fn of(slots: Slots, places: &[Option<Place>]) -> Self {
         let newest = slots.into_iter().flatten().max_by_key(|(generation, _)| *generation);
         Self { body: newest.map(|(_, body)| body), places: places.iter().flatten().cloned().collect() }

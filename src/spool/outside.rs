@@ -85,8 +85,8 @@ pub fn look(folder: &Path) -> Result<Outside, Error> {
 /// As [`look`].
 pub fn verify(folder: &Path, read: &mut dyn FnMut(u64)) -> Result<Outside, Error> {
     let mut look = || {
-        Outside::find(folder, &mut |host, path| {
-            let found = Segment::verify(host, path)?;
+        Outside::find(folder, &mut |host, path, expected| {
+            let found = Segment::verify(host, path, expected)?;
             read(path.symlink_metadata().map_or(0, |file| file.len()));
             Ok(found)
         })
@@ -124,13 +124,19 @@ impl Outside {
         let failed = |source| Error::Folder { path: path.to_owned(), source };
         // Before the agent's id: a folder that may not be read is no "no spool".
         host.list(path).map_err(failed)?;
-        let agent = folder::read_agent_id(path).ok_or_else(|| {
+        let agent = folder::whose(&*host, path).map_err(failed)?.ok_or_else(|| {
             let why = "it holds no agent's id (file \"agent\"), so that it is no spool";
             failed(io::Error::new(io::ErrorKind::InvalidData, why))
         })?;
         let holder = holder(path);
-        let contents = contents::find(&host, path, agent, open).map_err(failed)?;
+        let runs = marked(&*host, path, agent, &mut Vec::new()).runs();
+        let contents = contents::find(&host, path, agent, &runs, open).map_err(failed)?;
+        let unreadable = contents.unreadable();
         let mut remarks = contents.remarks;
+        if folder::read_agent_id(path) != Some(agent) {
+            let why = "is damaged or gone: everything else tells whose spool it is".to_owned();
+            remarks.push(Remark { path: path.join(folder::AGENT), why, grave: true });
+        }
         // After the records: what was settled meanwhile is known to be.
         let marked = marked(&*host, path, agent, &mut remarks);
         let headless = contents.headless.into_iter();
@@ -139,7 +145,7 @@ impl Outside {
         let found = || contents.segments.values().flatten();
         let (segments, records) = (found().count(), found().map(|found| found.segment.count).sum());
         let holes = found().flat_map(holes).collect();
-        let Past { run, logs, losses, .. } = Past::learn(marked, &contents.segments, &host.boot(), &[]);
+        let Past { run, logs, losses, .. } = Past::learn(marked, &contents.segments, &unreadable, &host.boot(), &[]);
         let mut found = contents.segments;
         let logs = logs.into_iter().map(|(name, runs)| {
             let collector: Arc<str> = name.as_str().into();

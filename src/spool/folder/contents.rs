@@ -1,7 +1,8 @@
 //! What lies in the folder: segments of this agent, and what is left alone, each with its reason.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,7 +13,7 @@ use uuid::Uuid;
 use super::{AGENT, LOCK, MARK, chain};
 use crate::spool::{
     host::{Host, Kind, Open},
-    segment::{DRAFT, Found, OpenError, Segment, aside},
+    segment::{DRAFT, Expected, Found, OpenError, Segment, aside},
 };
 
 /// What lies in a folder.
@@ -22,7 +23,7 @@ pub struct Contents {
     pub segments: BTreeMap<String, Vec<Found>>,
     /// Damaged segments that were set aside, the oldest first, and their bytes.
     pub aside: Vec<(PathBuf, u64)>,
-    /// Segments whose headers are damaged: nobody knows whose they are. To be set aside.
+    /// Segments whose headers are damaged and whose records do not tell either whose they are. To be set aside.
     pub headless: Vec<PathBuf>,
     /// Copies that were not finished: their originals are still there. To be thrown away.
     pub drafts: Vec<PathBuf>,
@@ -30,7 +31,7 @@ pub struct Contents {
     pub remarks: Vec<Remark>,
 }
 
-/// Something in the folder that is not used.
+/// Something in the folder that is damaged or not used.
 #[derive(Debug)]
 pub struct Remark {
     /// What.
@@ -46,6 +47,16 @@ fn size(host: &dyn Host, path: &Path) -> u64 {
 }
 
 impl Contents {
+    /// Collector, run counter and first `seq` of the segments of which nothing can be read, by their names.
+    pub fn unreadable(&self) -> Vec<(String, u64, u64)> {
+        let text = |name: Option<&OsStr>| name.and_then(OsStr::to_str).map(str::to_owned);
+        let named = |path: &PathBuf| {
+            let (run, first) = Segment::parse_name(&text(path.file_name())?)?;
+            Some((text(path.parent()?.file_name())?, run, first))
+        };
+        self.headless.iter().filter_map(named).collect()
+    }
+
     /// Sets aside what nobody can read, and throws away what was not finished.
     pub fn tidy_up(&mut self, host: &dyn Host) {
         for path in self.headless.drain(..) {
@@ -74,17 +85,38 @@ impl Contents {
     }
 }
 
-/// Looks at everything in the folder, and changes nothing. `open` reads a segment.
-pub fn find(host: &Arc<dyn Host>, folder: &Path, agent: Uuid, open: Opener<'_>) -> io::Result<Contents> {
+/// A symbolic link is no folder here: what it leads to is not ours.
+fn is_log(name: &str, kind: Kind) -> bool {
+    let named = !name.is_empty() && name.len() <= 60 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    named && kind == Kind::Folder
+}
+
+/// Whose segments lie in the folder, as their headers say.
+pub fn owners(host: &dyn Host, folder: &Path) -> io::Result<BTreeSet<Uuid>> {
+    let mut owners = BTreeSet::new();
+    for (log, _) in host.list(folder)?.iter().filter(|(name, kind)| is_log(name, *kind)) {
+        let files = host.list(&folder.join(log)).unwrap_or_default();
+        let segments = files.iter().filter(|(name, kind)| *kind == Kind::File && Segment::parse_name(name).is_some());
+        owners.extend(segments.filter_map(|(name, _)| Segment::agent(host, &folder.join(log).join(name))));
+    }
+    Ok(owners)
+}
+
+/// Looks at everything in the folder, and changes nothing. `runs` are those that the mark knows; `open` reads a segment.
+pub fn find(
+    host: &Arc<dyn Host>,
+    folder: &Path,
+    agent: Uuid,
+    runs: &BTreeMap<u64, Uuid>,
+    open: Opener<'_>,
+) -> io::Result<Contents> {
     let mut contents = Contents::default();
     for (name, kind) in host.list(folder)? {
         let path = folder.join(&name);
-        let is_log =
-            !name.is_empty() && name.len() <= 60 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        // A symbolic link is no folder here: what it leads to is not ours.
-        if kind == Kind::Folder && is_log {
+        if is_log(&name, kind) {
+            let expected = Expected { agent, collector: &name, runs };
             // One log's folder does not cost the others theirs.
-            if let Err(error) = segments(host, &path, &name, agent, open, &mut contents) {
+            if let Err(error) = segments(host, &path, &expected, open, &mut contents) {
                 contents.remark(path, format!("cannot be looked into and is left alone: {error}"));
             }
         } else if ![AGENT, "agent.new", LOCK, MARK, "mark.new"].contains(&name.as_str()) {
@@ -95,17 +127,16 @@ pub fn find(host: &Arc<dyn Host>, folder: &Path, agent: Uuid, open: Opener<'_>) 
 }
 
 /// How a segment is read: believing its footer, or all of it.
-pub type Opener<'a> = &'a mut dyn FnMut(&Arc<dyn Host>, &Path) -> Result<Found, OpenError>;
+pub type Opener<'a> = &'a mut dyn FnMut(&Arc<dyn Host>, &Path, &Expected<'_>) -> Result<Found, OpenError>;
 
 fn segments(
     host: &Arc<dyn Host>,
     folder: &Path,
-    collector: &str,
-    agent: Uuid,
+    expected: &Expected<'_>,
     open: Opener<'_>,
     contents: &mut Contents,
 ) -> io::Result<()> {
-    let mut found = Vec::new();
+    let (mut found, &Expected { agent, collector, .. }) = (Vec::new(), expected);
     for (name, kind) in host.list(folder)? {
         let path = folder.join(&name);
         let Some((run, first)) = Segment::parse_name(&name).filter(|_| kind == Kind::File) else {
@@ -118,7 +149,7 @@ fn segments(
             }
             continue;
         };
-        match open(host, &path) {
+        match open(host, &path, expected) {
             Ok(segment) if segment.segment.owner.agent != agent => {
                 let of = segment.segment.owner.agent;
                 contents.remark(path, format!("is another agent's segment ({of}) and is left alone"));
@@ -126,6 +157,9 @@ fn segments(
             Ok(segment) => {
                 let owner = &segment.segment.owner;
                 if (owner.run, segment.segment.first, &*owner.collector) == (run, first, collector) {
+                    if segment.lacks_header() {
+                        contents.remark(path, "has a damaged header; its records tell whose it is, and are used");
+                    }
                     found.push(segment);
                 } else {
                     let why = "has been renamed: its header tells another run, number or collector; it is left alone";

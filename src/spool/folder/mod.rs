@@ -65,13 +65,15 @@ pub fn open(host: &Arc<dyn Host>, path: &Path, run_id: Uuid, known: &[&str]) -> 
     let lock = lock(&**host, path)?;
     let agent = agent_id(&**host, path).map_err(|source| failed(&path.join(AGENT), source))?;
     let (mark, marked) = own_mark(&**host, path, agent).map_err(|source| failed(&path.join(MARK), source))?;
-    let mut contents = contents::find(host, path, agent, &mut Segment::open).map_err(|source| failed(path, source))?;
+    let contents = contents::find(host, path, agent, &marked.runs(), &mut Segment::open);
+    let mut contents = contents.map_err(|source| failed(path, source))?;
+    let unreadable = contents.unreadable();
     contents.tidy_up(&**host);
     for Remark { path, why, grave } in &contents.remarks {
         if *grave { warn!(path = %path.display(), "{why}") } else { info!(path = %path.display(), "{why}") }
     }
     let Contents { segments: mut found, aside, .. } = contents;
-    let Past { body, run, logs: pasts, losses } = Past::learn(marked, &found, &host.boot(), known);
+    let Past { body, run, logs: pasts, losses } = Past::learn(marked, &found, &unreadable, &host.boot(), known);
     let run = run + 1;
     let logs = pasts.into_iter().map(|(name, runs)| {
         let collector: Arc<str> = name.as_str().into();
@@ -144,11 +146,37 @@ fn lock(host: &dyn Host, folder: &Path) -> Result<Arc<dyn File>, Error> {
 
 /// The text of a small file.
 fn read_text(host: &dyn Host, path: &Path) -> io::Result<String> {
+    text(&*host.open(path, Open::Existing)?)
+}
+
+fn text(file: &dyn File) -> io::Result<String> {
     const MOST: u64 = 4096;
-    let file = host.open(path, Open::Existing)?;
     let mut bytes = vec![0; usize::try_from(file.len()?.min(MOST)).unwrap_or(0)];
     file.read_exact_at(&mut bytes, 0)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Whose spool it is: what the file `agent` says. The mark knows it too, with a checksum, and is believed where that file is
+/// gone or damaged: unless the segments tell that it is the mark that is a stranger's.
+pub fn whose(host: &dyn Host, folder: &Path) -> io::Result<Option<Uuid>> {
+    let there = |file: io::Result<Arc<dyn File>>| match file {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // A new id now would make a stranger of the agent for good.
+        Err(error) => Err(error),
+    };
+    let told = there(host.open(&folder.join(AGENT), Open::Existing))?.map(|file| text(&*file)).transpose()?;
+    let told = told.and_then(|text| text.trim().parse().ok());
+    let marked = there(host.open(&folder.join(MARK), Open::Existing))?.and_then(|file| Marked::read(&*file).body);
+    let marked = marked.map(|body| body.agent).filter(|agent| !agent.is_nil());
+    Ok(match (told, marked) {
+        (Some(told), Some(marked)) if told != marked => {
+            let owners = contents::owners(host, folder)?;
+            let damaged = owners.contains(&marked) && !owners.contains(&told);
+            Some(if damaged { marked } else { told })
+        }
+        (told, marked) => told.or(marked),
+    })
 }
 
 /// Reads the agent's id from a spool folder without changing anything; `None` where there is none.
@@ -158,17 +186,21 @@ pub fn read_agent_id(folder: &Path) -> Option<Uuid> {
 
 /// The agent's id; made, and synced, where there is none.
 fn agent_id(host: &dyn Host, folder: &Path) -> io::Result<Uuid> {
-    let path = folder.join(AGENT);
-    match read_text(host, &path).map(|text| text.trim().parse()) {
-        Ok(Ok(agent)) => return Ok(agent),
-        Ok(Err(_)) => {
-            warn!(path = %path.display(), "holds no agent id; a new one is made, consumers will see a new agent");
+    let (path, known) = (folder.join(AGENT), whose(host, folder)?);
+    let file = read_text(host, &path).ok();
+    let told: Option<Uuid> = file.as_ref().and_then(|text| text.trim().parse().ok());
+    let agent = match known {
+        Some(agent) if told == known => return Ok(agent),
+        Some(agent) => {
+            warn!(path = %path.display(), %agent, "is damaged or gone, and is written anew: everything else tells whose spool it is");
+            agent
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        // A new id now would make a stranger of the agent for good.
-        Err(error) => return Err(error),
-    }
-    let agent = Uuid::new_v4();
+        None if file.is_some() => {
+            warn!(path = %path.display(), "holds no agent id; a new one is made, consumers will see a new agent");
+            Uuid::new_v4()
+        }
+        None => Uuid::new_v4(),
+    };
     write_agent_id(host, folder, agent)?;
     host.sync_folder(folder)?;
     Ok(agent)

@@ -28,9 +28,15 @@ pub struct Past {
 }
 
 impl Past {
-    /// Puts together what the mark and the records tell. `boot` is the machine's now; `known` are collectors that there
-    /// may be.
-    pub fn learn(marked: Marked, found: &BTreeMap<String, Vec<Found>>, boot: &str, known: &[&str]) -> Self {
+    /// Puts together what the mark and the records tell. `unreadable` are collector, run and first `seq` of segments of
+    /// which nothing is left; `boot` is the machine's now; `known` are collectors that there may be.
+    pub fn learn(
+        marked: Marked,
+        found: &BTreeMap<String, Vec<Found>>,
+        unreadable: &[(String, u64, u64)],
+        boot: &str,
+        known: &[&str],
+    ) -> Self {
         let mut body = marked.body.unwrap_or_default();
         let marked_runs: BTreeSet<u64> = body.runs.iter().map(|run| run.counter).collect();
         let power = !body.boot.is_empty() && body.boot != boot && !body.stopped;
@@ -47,7 +53,9 @@ impl Past {
         let mut losses = Vec::new();
         let logs = names.into_iter().map(|name| {
             let found = found.get(&name).map(Vec::as_slice).unwrap_or_default();
-            let runs = missing(&name, &body, &marked_runs, found, power, &mut losses);
+            let unreadable = unreadable.iter().filter(|(log, ..)| *log == name).map(|(_, run, first)| (*run, *first));
+            let on_disk = OnDisk { found, unreadable: unreadable.collect() };
+            let runs = missing(&name, &body, &marked_runs, &on_disk, power, &mut losses);
             (name, runs)
         });
         let logs = logs.collect();
@@ -78,12 +86,28 @@ fn learn_runs(body: &mut Body, places: &[Place], found: &BTreeMap<String, Vec<Fo
     body.runs.sort_by_key(|run| run.counter);
 }
 
+/// What there is of one log.
+struct OnDisk<'a> {
+    found: &'a [Found],
+    /// Run and first `seq` of segments of which nothing is left.
+    unreadable: Vec<(u64, u64)>,
+}
+
+impl OnDisk<'_> {
+    /// Whether a number that has no record was in a segment of which nothing is left: the last one that begins before it.
+    fn was_unreadable(&self, run: u64, seq: u64) -> bool {
+        let found = self.found.iter().filter(|found| found.segment.owner.run == run).map(|found| found.segment.first);
+        let begun = found.filter(|first| *first <= seq).max();
+        self.unreadable.iter().any(|&(of, first)| of == run && first <= seq && Some(first) > begun)
+    }
+}
+
 /// Each run of one log, with what is neither settled nor in a record declared.
 fn missing(
     name: &str,
     body: &Body,
     marked: &BTreeSet<u64>,
-    found: &[Found],
+    on_disk: &OnDisk<'_>,
     power: bool,
     losses: &mut Vec<Loss>,
 ) -> BTreeMap<u64, RunLog> {
@@ -94,7 +118,7 @@ fn missing(
         let settled: Ranges = mark.settled.iter().copied().collect();
         let mut log = RunLog { id: run.id, given: mark.given, settled };
         let mut known = log.settled.clone();
-        let of_run = || found.iter().filter(|found| found.segment.owner.run == run.counter);
+        let of_run = || on_disk.found.iter().filter(|found| found.segment.owner.run == run.counter);
         of_run().flat_map(|found| found.held.iter()).for_each(|(first, last)| known.insert(first, last));
         let in_memory: Ranges = mark.memory.iter().copied().collect();
         // Where the mark is gone nobody knows what was acked: what has no record counts as that, unless damage took it.
@@ -118,7 +142,8 @@ fn missing(
             let tail = of_run()
                 .next_back()
                 .is_some_and(|newest| newest.segment.tail == Tail::Open && newest.segment.last < first);
-            let there = tail || of_run().any(|found| found.damaged.covers(first, last));
+            let unreadable = on_disk.was_unreadable(run.counter, first);
+            let there = tail || unreadable || of_run().any(|found| found.damaged.covers(first, last));
             // A segment with a footer was synced: what is missing inside of it no power cut took.
             let synced = of_run()
                 .map(|found| &found.segment)

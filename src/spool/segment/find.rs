@@ -1,14 +1,17 @@
 //! What a segment's file holds, found out at a start: by its footer, or by reading it all.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use uuid::Uuid;
+
 use super::{FOOTER, Segment, Step, Tail, Unsynced};
 use crate::spool::{
-    header::{self, FORMAT, HEADER, HEADER_LEN},
+    header::{self, FORMAT, HEADER, HEADER_LEN, Owner},
     host::{Host, Open},
     ranges::Ranges,
     record::field,
@@ -54,6 +57,38 @@ pub struct Found {
     pub holes: Vec<(u64, u64)>,
 }
 
+impl Found {
+    fn without_header(mut self) -> Self {
+        self.holes.insert(0, (0, HEADER));
+        self.segment.damaged = true;
+        self
+    }
+
+    /// Whether its header is not what was written, and its records alone tell whose it is.
+    pub fn lacks_header(&self) -> bool {
+        self.holes.first().is_some_and(|(from, _)| *from == 0)
+    }
+}
+
+/// Whose a segment must be, by where it lies: that tells it where its header is damaged.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'a> {
+    /// The agent of the folder.
+    pub agent: Uuid,
+    /// The folder's collector.
+    pub collector: &'a str,
+    /// The runs that the mark knows, by counter.
+    pub runs: &'a BTreeMap<u64, Uuid>,
+}
+
+impl Expected<'_> {
+    fn owner(&self, path: &Path) -> Option<(Owner, u64)> {
+        let (run, first) = Segment::parse_name(path.file_name()?.to_str()?)?;
+        let run_id = *self.runs.get(&run)?;
+        Some((Owner { agent: self.agent, run_id, run, collector: self.collector.into() }, first))
+    }
+}
+
 /// What a footer says.
 struct Footer {
     lowest: u64,
@@ -65,21 +100,28 @@ struct Footer {
 
 impl Segment {
     /// Opens a file and finds out what it holds: by its footer, or by reading it all.
-    pub fn open(host: &Arc<dyn Host>, path: &Path) -> Result<Found, OpenError> {
-        Self::find(host, path, true)
+    pub fn open(host: &Arc<dyn Host>, path: &Path, expected: &Expected<'_>) -> Result<Found, OpenError> {
+        Self::find(host, path, expected, true)
+    }
+
+    /// Whose segment it is, as its header says; `None` where that cannot be told.
+    pub fn agent(host: &dyn Host, path: &Path) -> Option<Uuid> {
+        let mut bytes = [0; HEADER_LEN];
+        host.open(path, Open::Existing).and_then(|file| file.read_exact_at(&mut bytes, 0)).ok()?;
+        Some(header::decode(&bytes).ok()?.0.agent)
     }
 
     /// As [`Segment::open`], believing nothing but the records themselves.
     ///
     /// # Errors
     /// As [`Segment::open`].
-    pub fn verify(host: &Arc<dyn Host>, path: &Path) -> Result<Found, OpenError> {
-        let found = Self::find(host, path, false)?;
+    pub fn verify(host: &Arc<dyn Host>, path: &Path, expected: &Expected<'_>) -> Result<Found, OpenError> {
+        let found = Self::find(host, path, expected, false)?;
         found.segment.release();
         Ok(found)
     }
 
-    fn find(host: &Arc<dyn Host>, path: &Path, believe: bool) -> Result<Found, OpenError> {
+    fn find(host: &Arc<dyn Host>, path: &Path, expected: &Expected<'_>, believe: bool) -> Result<Found, OpenError> {
         let io = |source| OpenError::Io { path: path.to_owned(), source };
         let file = host.open(path, Open::Existing).map_err(io)?;
         let mut bytes = [0; HEADER_LEN];
@@ -87,10 +129,12 @@ impl Segment {
         if size >= HEADER {
             file.read_exact_at(&mut bytes, 0).map_err(io)?;
         }
-        let (owner, first) = header::decode(&bytes).map_err(|found| match found {
-            Some(found) => OpenError::Newer { path: path.to_owned(), found },
-            None => OpenError::Header { path: path.to_owned() },
-        })?;
+        let headless = || OpenError::Header { path: path.to_owned() };
+        let (owner, first, damaged) = match header::decode(&bytes) {
+            Ok((owner, first)) => (owner, first, false),
+            Err(Some(found)) => return Err(OpenError::Newer { path: path.to_owned(), found }),
+            Err(None) => expected.owner(path).map(|(owner, first)| (owner, first, true)).ok_or_else(headless)?,
+        };
         let mut segment = Self::over(Arc::clone(host), path.to_owned(), file, owner, first);
         segment.end = size;
         let footer = segment.footer(size).map_err(io)?;
@@ -102,9 +146,16 @@ impl Segment {
             segment.unsynced = Unsynced::Nothing;
             segment.close();
             let held = Ranges::from_iter([(footer.lowest, footer.last)]);
-            return Ok(Found { segment, held, damaged: Ranges::default(), holes: Vec::new() });
+            let found = Found { segment, held, damaged: Ranges::default(), holes: Vec::new() };
+            return Ok(if damaged { found.without_header() } else { found });
         }
-        segment.scan(footer.as_ref()).map_err(io)
+        let found = segment.scan(footer.as_ref()).map_err(io)?;
+        match (damaged, found.held.count()) {
+            (false, _) => Ok(found),
+            // Checksums begin with the run: it is no other's.
+            (true, 1..) => Ok(found.without_header()),
+            (true, 0) => Err(headless()),
+        }
     }
 
     /// The footer at the end of the file, if there is one.

@@ -20,7 +20,7 @@ use std::{
 };
 
 pub use copy::{Copy, DRAFT};
-pub use find::{Found, OpenError};
+pub use find::{Expected, Found, OpenError};
 
 use super::{
     header::{self, HEADER, HEADER_LEN, Owner},

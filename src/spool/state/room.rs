@@ -28,9 +28,7 @@ impl State {
         if self.folder.is_none() {
             return Err(NoRoom::Disk(io::Error::other("the spool's folder cannot be used")));
         }
-        // One segment less than what is allowed: what was evicted takes space until the mark is synced.
-        let allowed = self.config.max_bytes - self.config.segment_bytes();
-        while self.used() + bytes > allowed {
+        while self.used() + bytes > self.allowed() {
             if self.drop_aside() {
                 continue;
             }
@@ -58,6 +56,12 @@ impl State {
             ))));
         }
         Ok(())
+    }
+
+    /// Bytes that it may take: one segment less than configured, since what was evicted takes space until the mark is
+    /// synced.
+    pub(super) fn allowed(&self) -> u64 {
+        self.config.max_bytes.saturating_sub(self.config.segment_bytes())
     }
 
     /// Bytes that the spool takes of what it may.

@@ -31,7 +31,7 @@ impl State {
 
     pub(in crate::spool) fn status(&mut self) -> SpoolStatus {
         let (trouble, used) = (self.trouble(), self.used());
-        let room = self.config.max_bytes.saturating_sub(used).min(self.free().saturating_sub(self.config.min_free));
+        let room = self.allowed().saturating_sub(used).min(self.free().saturating_sub(self.config.min_free));
         self.outlook.note(self.host.now(), used);
         SpoolStatus {
             messages: self.logs.values().map(Log::messages).sum(),

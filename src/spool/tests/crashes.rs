@@ -176,6 +176,11 @@ impl Play {
 
     /// What is declared lost, and why. Up to a run's end: of what was numbered.
     fn declared(&self, lost: &[Lost]) -> Vec<(Key, Reason)> {
+        for Lost { run_id, collector, last_seq, .. } in lost {
+            let key = last_seq.map(|last| (run_id.clone(), collector.clone(), last));
+            let numbered = |key| self.model.numbered.contains(key) || self.model.perhaps.contains(key);
+            assert!(key.as_ref().is_none_or(numbered), "{key:?} is declared, and was never numbered");
+        }
         let of = |lost: &Lost| {
             let keys = self.model.numbered.iter().filter(|(run, log, seq)| {
                 (run, log) == (&lost.run_id, &lost.collector)

@@ -163,7 +163,7 @@ fn one_flipped_byte_anywhere_costs_one_record_at_the_most_and_is_declared() {
     filled(whole.path(), 6);
     let name = segments(whole.path())[0].file_name().expect("a name").to_owned();
     let bytes = std::fs::read(segments(whole.path())[0].clone()).expect("read");
-    for at in header::HEADER..bytes.len() as u64 {
+    for at in 0..bytes.len() as u64 {
         let folder = tempfile::tempdir().expect("a folder");
         for file in ["agent", "mark"] {
             std::fs::copy(whole.path().join(file), folder.path().join(file)).expect("copied");
@@ -174,9 +174,58 @@ fn one_flipped_byte_anywhere_costs_one_record_at_the_most_and_is_declared() {
         let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opened");
         file.write_all_at(&[bytes[usize::try_from(at).expect("small")] ^ 0x40], at).expect("written");
         let (delivered, lost, reasons) = outcome(folder.path());
-        assert_eq!(lost.len(), 1, "byte {at}: {lost:?} are declared");
-        assert!(delivered.is_disjoint(&lost) && delivered.len() == 5, "byte {at}");
-        assert_eq!(reasons, [Reason::Damaged].into(), "byte {at}");
+        // What the header says, its place and its records say as well.
+        let hit = usize::from(at >= header::HEADER);
+        assert_eq!(lost.len(), hit, "byte {at}: {lost:?} are declared");
+        assert!(delivered.is_disjoint(&lost) && delivered.len() + hit == 6, "byte {at}: {delivered:?}");
+        assert!(reasons.is_subset(&[Reason::Damaged].into()), "byte {at}: {reasons:?}");
+    }
+}
+
+#[test]
+fn a_segment_of_which_nothing_is_left_is_damaged_and_not_missing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    filled(folder.path(), 40);
+    let path = segments(folder.path())[1].clone();
+    let held: BTreeSet<u64> = {
+        let spool = outside::look(folder.path()).expect("a spool");
+        let first = |path: &Path| segment::Segment::parse_name(path.file_name()?.to_str()?).map(|(_, first)| first);
+        assert_eq!(spool.records, 40);
+        (first(&path).expect("named")..first(&segments(folder.path())[2]).expect("named")).collect()
+    };
+    let len = std::fs::metadata(&path).expect("there").len();
+    std::fs::write(&path, vec![0; usize::try_from(len).expect("small")]).expect("written");
+    assert!(!outside::verify(folder.path(), &mut |_| {}).expect("a spool").is_whole());
+    let (delivered, lost, reasons) = outcome(folder.path());
+    assert_eq!((&lost, reasons), (&held, [Reason::Damaged].into()));
+    assert!(delivered.is_disjoint(&lost) && delivered.len() + lost.len() == 40, "{delivered:?}");
+    assert!(path.with_extension("seg.damaged").exists());
+}
+
+#[test]
+fn whose_spool_it_is_the_mark_tells_where_the_agents_id_is_damaged_or_gone() {
+    let whole = tempfile::tempdir().expect("a folder");
+    filled(whole.path(), 6);
+    let id = std::fs::read(whole.path().join("agent")).expect("read");
+    let damages = (0..=id.len()).map(|at| {
+        let mut damaged = id.clone();
+        // One byte that is another, or none at all.
+        damaged.get_mut(at).map(|byte| *byte ^= 1).map(|()| damaged)
+    });
+    for damage in damages {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("pg_locks")).expect("made");
+        let name = segments(whole.path())[0].file_name().expect("a name").to_owned();
+        std::fs::copy(&segments(whole.path())[0], folder.path().join("pg_locks").join(name)).expect("copied");
+        std::fs::copy(whole.path().join("mark"), folder.path().join("mark")).expect("copied");
+        if let Some(damaged) = &damage {
+            std::fs::write(folder.path().join("agent"), damaged).expect("written");
+        }
+        assert_eq!(outside::look(folder.path()).expect("a spool").logs["pg_locks"].messages(), 6, "{damage:?}");
+        let (delivered, lost, _) = outcome(folder.path());
+        assert_eq!((delivered.len(), lost.len()), (6, 0), "{damage:?}");
+        let known = |dir: &Path| read_agent_id(dir).expect("written anew");
+        assert_eq!(known(folder.path()), known(whole.path()), "{damage:?}");
     }
 }
 

@@ -370,6 +370,29 @@ async fn a_line_that_is_silent_one_way_or_both_is_found_and_left() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blocked_broker_keeps_its_connection_and_a_line_that_dies_meanwhile_is_found() {
+    let broker = tokio::task::block_in_place(Broker::private);
+    let line = Proxy::to(broker.port()).await;
+    let scene = Scene::new("silent-blocked", &broker.url(), &["#"]).await.of(27, "line silent, broker blocked");
+    let agent = scene.start(&line.url(), "amqp.heartbeat = '2s'\namqp.confirm_timeout = '3s'");
+    scene.status("it flows", |status| status.counts("confirmed") > 5).await;
+    tokio::task::block_in_place(|| broker.ctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]));
+    wait_for("it tells that the broker takes nothing", BOUND, || scene.log().contains("takes no messages for now"));
+    let connections = line.accepted();
+    // Longer than any heartbeat or confirm would be waited for: neither side may take the other for dead.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    assert_eq!(line.accepted(), connections, "left, though it was only blocked:\n{}", scene.log());
+    let start = Instant::now();
+    line.set(Line::Dead);
+    wait_for("another connection", BOUND, || line.accepted() > connections);
+    let took = start.elapsed();
+    println!("figure: found and connected anew while blocked, with a heartbeat of 2 s: {took:?}");
+    assert!(took < Duration::from_millis(7500), "found after {took:?}");
+    tokio::task::block_in_place(|| broker.ctl(&["set_vm_memory_high_watermark", "0.4"]));
+    assert_eq!(scene.end(agent).await, nothing());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_spool_that_is_too_small_drops_the_least_important_and_declares_just_that() {
     let broker = rabbit::shared();
     let line = Proxy::to(broker.port()).await;
@@ -379,8 +402,10 @@ async fn a_spool_that_is_too_small_drops_the_least_important_and_declares_just_t
     scene.status("it flows", |status| status.counts("confirmed") > 5).await;
     line.set(Line::Cut);
     wait_for("segments are dropped", BOUND, || scene.log().matches("Evicted").count() >= 10);
-    let kept = bytes_below(&scene.spool());
-    assert!(kept <= (1 << 20) + (512 << 10), "{kept} bytes");
+    // An evicted segment goes when the mark is synced, which takes its time on a busy disk.
+    wait_for("segments and bookkeeping keep to their room", BOUND, || {
+        bytes_below(&scene.spool()) <= (1 << 20) + (512 << 10)
+    });
     line.set(Line::Open);
     let declared = scene.end(agent).await;
     assert_eq!(declared.keys().collect::<Vec<_>>(), ["system_metrics"], "{declared:?}");

@@ -29,7 +29,7 @@ use crate::rig::{
     disk::{Disk, under_log},
     must,
     rabbit::{self, Broker},
-    wait_for_async,
+    wait_for, wait_for_async,
 };
 
 /// The scene's configuration with other intervals and nothing else that hurries.
@@ -97,7 +97,7 @@ async fn a_healthy_agent_costs_its_disk_one_sync_and_64_kib_a_minute() {
     took.sort();
     let bytes = after.bytes - before.bytes;
     println!(
-        "health: {minutes} minutes: {synced} syncs, {bytes} bytes ({} a minute), {} flushes; p99 of {} other confirms {:?}",
+        "figure: health: {minutes} minutes: {synced} syncs, {bytes} bytes ({} a minute), {} flushes; p99 of {} other confirms {:?}",
         bytes / minutes,
         after.flushes - before.flushes,
         took.len(),
@@ -128,6 +128,11 @@ fn leave_behind(folder: &Path, config: &str, mebibytes: usize) {
         });
         numbered.unwrap();
     }
+    // Long enough ago that all is synced, and full segments have their footers.
+    wait_for("all is synced", BOUND, || {
+        spool.keep();
+        spool.next_duty().is_none_or(|at| at > Instant::now())
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -150,7 +155,10 @@ async fn with_a_backlog_of_any_size_a_new_agent_speaks_at_once_in_constant_memor
         agent.kill();
     }
     took.sort();
-    println!("restart with {} MiB waiting: first fresh message and KiB of memory: {took:?}", mebibytes.unwrap_or(32));
+    println!(
+        "figure: restart with {} MiB waiting: first fresh message and KiB of memory: {took:?}",
+        mebibytes.unwrap_or(32)
+    );
     if mebibytes.is_some() {
         // That much is no use in a queue.
         return;

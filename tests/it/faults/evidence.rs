@@ -32,6 +32,8 @@ pub(crate) struct Told {
 pub(crate) struct Evidence {
     /// How often each message came.
     pub(crate) received: BTreeMap<Id, u32>,
+    /// The same in the order in which they came, each as often as it came.
+    pub(crate) order: Vec<Id>,
     /// The statuses, by run and `seq`.
     pub(crate) statuses: BTreeMap<(String, u64), Told>,
     /// Declared lost, each with its reasons. What has no end goes as far as anything that is known of its run.
@@ -63,6 +65,7 @@ impl Evidence {
                 let rss = data["rss_bytes"].as_u64().unwrap_or(0);
                 evidence.statuses.insert((run.clone(), seq), Told { run: run.clone(), at, uptime, sent, rss });
             }
+            evidence.order.push((run.clone(), collector.clone(), seq));
             *evidence.received.entry((run, collector, seq)).or_default() += 1;
         }
         for range in lost {

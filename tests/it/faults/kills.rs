@@ -81,7 +81,12 @@ async fn no_kill_and_no_outage_loses_a_message_and_both_judges_see_one_that_is_t
     assert!(outages > 0 && total["messages"].as_u64().unwrap() > u64::from(kills), "too quiet to prove anything");
 
     let twice = by_run(&broker).await;
-    println!("duplicates for each kill: median {}, p99 {}, max {}", at(&twice, 50), at(&twice, 99), at(&twice, 100));
+    println!(
+        "figure: duplicates for each kill: median {}, p99 {}, max {}",
+        at(&twice, 50),
+        at(&twice, 99),
+        at(&twice, 100)
+    );
     // What was in flight, and a second's confirms.
     assert!(at(&twice, 100) <= 256 + 64, "{twice:?}");
     report::tell_counted(Fault { row: 1, name: "agent killed" }, kills, total);

@@ -6,17 +6,15 @@ use serde_json::Value;
 
 use super::scene::{BOUND, Scene, nothing};
 use crate::rig::{
-    agent::command,
     proxy::{Line, Proxy},
     rabbit, wait_for,
 };
 
 /// The newest status that waits in the scene's folder.
 fn newest_status(scene: &Scene) -> Option<Value> {
-    let dump = command(["spool", "dump", "--dir"]).arg(scene.spool()).output().unwrap();
-    let bodies = String::from_utf8(dump.stdout).unwrap();
-    let mut bodies = bodies.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let mut newest = bodies.rfind(|body| body["collector"] == "agent_status")?;
+    let mut bodies = scene.dump();
+    bodies.retain(|body| body["collector"] == "agent_status");
+    let mut newest = bodies.pop()?;
     Some(newest["events"][0]["data"].take())
 }
 

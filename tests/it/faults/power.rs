@@ -50,14 +50,16 @@ async fn no_power_cut_loses_what_was_older_than_sync_after_and_the_rest_is_decla
     let scene = Scene::new("power", &broker.url(), &["#"]).await.of(4, "power cuts").times(cuts);
     let Some(mut disk) = Disk::ext4("power", 48 << 20) else { return };
     let mut dice = Dice::new(seed);
-    let mut moments = Vec::new();
+    let (mut moments, mut arrived) = (Vec::new(), Vec::new());
     for boot in 0..cuts {
         let Some(agent) = start(&scene, &line, &disk, boot) else { return };
         for _ in 0..3 {
+            arrived.push((Timestamp::now(), scene.queued().await));
             line.set(if dice.roll(2) == 0 { Line::Cut } else { Line::Open });
             tokio::time::sleep(dice.between(50, 2000)).await;
         }
         if boot % 4 == 3 {
+            arrived.push((Timestamp::now(), scene.queued().await));
             tokio::time::sleep(KNOWN + SYNCED).await;
         }
         for path in files(&disk.path().join("spool")) {
@@ -70,6 +72,7 @@ async fn no_power_cut_loses_what_was_older_than_sync_after_and_the_rest_is_decla
         moments.push(Timestamp::now());
         disk = tokio::task::block_in_place(|| disk.power_cut());
         agent.kill();
+        arrived.push((Timestamp::now(), scene.queued().await));
     }
     line.set(Line::Open);
     let agent = start(&scene, &line, &disk, cuts).unwrap();
@@ -82,10 +85,37 @@ async fn no_power_cut_loses_what_was_older_than_sync_after_and_the_rest_is_decla
         evidence.gone().count(),
     );
     assert!(evidence.reasons().is_subset(&BTreeSet::from(["power"])), "{:?}", evidence.reasons());
+    few_come_twice(&evidence, &moments, &arrived);
     for id in evidence.declared.keys() {
         let safe = if evidence.received.contains_key(id) { KNOWN } else { SYNC_AFTER + SYNCED };
         is_young(id, &evidence, &moments, safe);
     }
+}
+
+/// A mark that waits for its sync does so for 10 s at the most: of what came before that, nothing comes again after a cut.
+/// `arrived` tells how many messages had come by when.
+fn few_come_twice(evidence: &Evidence, moments: &[Timestamp], arrived: &[(Timestamp, usize)]) {
+    let by = |at: Timestamp| arrived.iter().rfind(|(when, _)| *when <= at).map_or(0, |(_, count)| *count);
+    let after = |at: Timestamp| arrived.iter().find(|(when, _)| *when > at).map_or(0, |(_, count)| *count);
+    let (mut seen, mut twice, mut each) = (BTreeSet::new(), Vec::new(), Vec::new());
+    for id in &evidence.order {
+        twice.push(!seen.insert(id));
+    }
+    for (index, cut) in moments.iter().enumerate() {
+        let (from, to) = (after(*cut), moments.get(index + 1).map_or(twice.len(), |next| after(*next)));
+        let again = twice[from..to].iter().filter(|twice| **twice).count();
+        let known = cut.checked_sub(SignedDuration::try_from(KNOWN).unwrap()).unwrap();
+        let confirmed = from - by(known);
+        // What was in flight, and what the mark may hold back at rest.
+        assert!(
+            again <= confirmed + 256 + 64,
+            "{again} came again after the cut at {cut}, {confirmed} in 10 s before it"
+        );
+        each.push(again);
+    }
+    each.sort_unstable();
+    let at = |percent: usize| each[(each.len() * percent / 100).min(each.len() - 1)];
+    println!("figure: duplicates for each power cut: median {}, p99 {}, max {}", at(50), at(99), at(100));
 }
 
 /// Nothing that was numbered longer than `safe` before the cut that ended its run is declared.

@@ -2,6 +2,7 @@
 //! a clock that jumps, with names that lead elsewhere, a hundred of them at once, and several at a time.
 
 use std::{
+    collections::BTreeMap,
     fs,
     process::Command,
     time::{Duration, Instant},
@@ -42,6 +43,62 @@ async fn killed_again_and_again_while_it_recovers_it_finds_everything_in_the_end
     }
     let evidence = left.goes_on().await;
     assert_eq!(evidence.declared.len(), 0, "{:?}", evidence.declared);
+}
+
+/// By collector, the ranges of one run.
+type Ranges = BTreeMap<String, Vec<(u64, u64)>>;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_agents_that_died_before_their_first_status_was_sent_each_later_one_tells_all() {
+    let line = Proxy::to(rabbit::shared().port()).await;
+    let scene =
+        Scene::new("unheard", &rabbit::shared().url(), &["#"]).await.of(1, "killed before the first status").times(3);
+    line.set(Line::Cut);
+    let all_logs = |records: usize| {
+        let spool = scene.spool();
+        wait_for("a backlog of every log", BOUND, || COLLECTORS.iter().all(|name| waits(&spool, name) >= records));
+    };
+    for run in 1..=3 {
+        let agent = scene.start(&line.url(), "");
+        all_logs(3 * run);
+        agent.kill();
+    }
+    let agent = scene.start(&line.url(), "");
+    all_logs(12);
+    // Nothing was delivered yet, so that the spool holds every message, and the truth of each status can be told from it.
+    let (mut runs, mut statuses) = (Vec::<String>::new(), 0);
+    let mut last = BTreeMap::<String, Ranges>::new();
+    for mut body in scene.dump() {
+        let (run, collector) = (body["run_id"].as_str().unwrap().to_owned(), body["collector"].take());
+        let (collector, seq) = (collector.as_str().unwrap().to_owned(), body["seq"].as_u64().unwrap());
+        if !runs.contains(&run) {
+            runs.push(run.clone());
+        }
+        if collector == "agent_status" {
+            let data = &body["events"][0]["data"];
+            let previous: Vec<&str> =
+                data["previous_runs"].as_array().unwrap().iter().map(|run| run["run_id"].as_str().unwrap()).collect();
+            assert_eq!(previous, runs[..runs.len() - 1], "{run}/{seq}");
+            for told in data["previous_runs"].as_array().unwrap() {
+                let ends = told["last_seq"].as_object().unwrap().iter();
+                let ends: Ranges = ends.map(|(name, seq)| (name.clone(), vec![(1, seq.as_u64().unwrap())])).collect();
+                assert_eq!(ends, last[told["run_id"].as_str().unwrap()], "{run}/{seq}");
+            }
+            let mut waiting = BTreeMap::<String, Ranges>::new();
+            for range in data["waiting"].as_array().unwrap() {
+                let text = |key: &str| range[key].as_str().unwrap().to_owned();
+                let of_run = waiting.entry(text("run_id")).or_default();
+                let bounds = (range["first_seq"].as_u64().unwrap(), range["last_seq"].as_u64().unwrap());
+                of_run.entry(text("collector")).or_default().push(bounds);
+            }
+            assert_eq!(waiting, last, "{run}/{seq}");
+            statuses += 1;
+        }
+        last.entry(run).or_default().insert(collector, vec![(1, seq)]);
+    }
+    assert!(runs.len() == 4 && statuses >= 8, "{statuses} statuses of {} runs prove nothing", runs.len());
+    line.set(Line::Open);
+    assert_eq!(scene.end(agent).await, nothing());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::rig::{
     Folder,
-    agent::Agent,
+    agent::{Agent, command},
     judges::{audit, check_at, told, verdict},
     postgres::{self, Role},
 };
@@ -143,6 +143,20 @@ impl Scene {
 
     pub(crate) async fn get(&self, queue: &str) -> Option<BasicGetMessage> {
         self.channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap()
+    }
+
+    /// Messages in the judges' queue.
+    pub(crate) async fn queued(&self) -> usize {
+        let passive = QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
+        let queue = self.channel.queue_declare(self.name.into(), passive, FieldTable::default()).await.unwrap();
+        queue.message_count() as usize
+    }
+
+    /// The bodies of all messages that wait in the spool, in the order in which they were numbered.
+    pub(crate) fn dump(&self) -> Vec<Value> {
+        let dump = command(["spool", "dump", "--dir"]).arg(self.spool()).output().unwrap();
+        let bodies = String::from_utf8(dump.stdout).unwrap();
+        bodies.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Puts a message behind what the judges' queue holds, as it was published.

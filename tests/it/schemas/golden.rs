@@ -327,6 +327,7 @@ fn status() -> AgentStatus {
             reconnects: 2,
             trouble: text("connection refused"),
             trouble_since: Some(NOW),
+            connected: true,
             troubled: None,
         },
         spool: SpoolStatus {

@@ -3,7 +3,12 @@
 //! Nothing is kept: a file is read each time it is asked for, so that a renewed certificate is picked up at the next
 //! connection. Whom to trust for what is the links' own affair; this only knows files and the host.
 
-use std::{fmt, fs, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+use std::{
+    fmt, fs, io,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+};
 
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, ConfigBuilder, Error, InconsistentKeys, PeerIncompatible,
@@ -33,9 +38,21 @@ pub fn client(provider: &Arc<CryptoProvider>) -> Result<ConfigBuilder<ClientConf
 /// The file and why it cannot be used; one without a certificate is an error too.
 pub fn certificates(path: &Path, what: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let broken = |error: &dyn fmt::Display| format!("{what} {}: {error}", path.display());
-    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(|error| broken(&error))?.collect();
-    let found = found.map_err(|error| broken(&error))?;
-    if found.is_empty() { Err(broken(&"no certificate in it")) } else { Ok(found) }
+    let text = fs::read(path).map_err(|error| broken(&error))?;
+    let mut found = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        found.push(certificate.map_err(|error| {
+            let begins = |line: &[u8]| line.starts_with(b"-----BEGIN CERTIFICATE");
+            let lines = text.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| begins(line));
+            let line = lines.map(|(at, _)| at + 1).nth(found.len()).unwrap_or(1);
+            broken(&format!("a PEM file with CERTIFICATEs is allowed: {error}, in the section of line {line}"))
+        })?);
+    }
+    if found.is_empty() {
+        Err(broken(&"a PEM file with CERTIFICATEs is allowed, and there is none in it"))
+    } else {
+        Ok(found)
+    }
 }
 
 /// The authorities of a PEM file.
@@ -67,12 +84,18 @@ pub fn host_roots() -> Result<RootCertStore, String> {
 pub fn identity(cert: &Path, key: &Path, provider: &CryptoProvider) -> Result<CertifiedKey, String> {
     let certificates = certificates(cert, "client certificate")?;
     let broken = |error: &dyn fmt::Display| format!("client key {}: {error}", key.display());
-    let mode = fs::metadata(key).map_err(|error| broken(&error))?.permissions().mode();
+    let metadata = fs::metadata(key).map_err(|error| broken(&error))?;
     // libpq lets root's keys be read by a group (0640); nobody else's.
-    if mode & 0o037 != 0 {
+    let forbidden = if metadata.uid() == 0 { 0o037 } else { 0o077 };
+    if metadata.permissions().mode() & forbidden != 0 {
         return Err(broken(&"others may read it (chmod 0600)"));
     }
-    let pem = PrivateKeyDer::from_pem_file(key).map_err(|error| broken(&error))?;
+    let text = fs::read(key).map_err(|error| broken(&error))?;
+    let pem = PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
+        let locked = text.windows(9).any(|bytes| bytes == b"ENCRYPTED");
+        let locked = if locked { "it has a passphrase, which nobody here could give; " } else { "" };
+        broken(&format!("{locked}a PEM file with one PRIVATE KEY is allowed ({error})"))
+    })?;
     let loaded = provider.key_provider.load_private_key(pem).map_err(|error| broken(&error))?;
     let identity = CertifiedKey::new(certificates, loaded);
     // Other errors say that rustls cannot read the certificate, such as one of version 1, which openssl still makes:

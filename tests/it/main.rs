@@ -32,12 +32,12 @@ mod pg_locks;
 mod pg_statements;
 /// Deltas of a workload whose every call is counted.
 mod pg_statements_counted;
+/// What a connection string means, against libpq itself.
+mod postgres_libpq;
 /// A pooler between.
 mod postgres_pooler;
 /// Connections, their limits, and servers that hang or go away.
 mod postgres_session;
-/// What `sslmode` accepts.
-mod postgres_tls;
 /// Starts and ends PostgreSQL, RabbitMQ and the agent itself.
 mod rig;
 /// The rig keeps its word: servers of every version, outages, and nothing left behind.

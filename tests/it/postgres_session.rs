@@ -186,17 +186,20 @@ async fn a_server_that_hangs_is_never_given_more_connections_than_the_pool_has()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_look_that_is_dropped_is_cancelled_on_the_server() {
     let server = Server::private(15);
-    let database = database(&[("postgres.url", &server.url(Role::Agent)), ("postgres.statement_timeout", "600s")]);
+    let socket = format!("host={} port={} user=agent dbname=postgres", server.socket_dir().display(), server.port());
     let running = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'agent' AND state = 'active'";
-    let look = {
-        let database = database.clone();
-        tokio::spawn(async move { text(&database, "SELECT pg_sleep(600)::text").await })
-    };
-    wait_for("the statement runs", BOUND, || server.sql(running) == "1");
-    look.abort();
-    wait_for("the statement is cancelled", BOUND, || server.sql(running) == "0");
-    wait_for("its connection is left", BOUND, || database.connections() == 0);
-    assert!(database.spent("test") > Duration::from_millis(1));
+    for url in [server.url(Role::Agent), socket] {
+        let database = database(&[("postgres.url", &url), ("postgres.statement_timeout", "600s")]);
+        let look = {
+            let database = database.clone();
+            tokio::spawn(async move { text(&database, "SELECT pg_sleep(600)::text").await })
+        };
+        wait_for("the statement runs", BOUND, || server.sql(running) == "1");
+        look.abort();
+        wait_for("the statement is cancelled", BOUND, || server.sql(running) == "0");
+        wait_for("its connection is left", BOUND, || database.connections() == 0);
+        assert!(database.spent("test") > Duration::from_millis(1));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

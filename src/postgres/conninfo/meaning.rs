@@ -2,6 +2,7 @@
 
 use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
+use super::methods::Methods;
 use crate::secret::Secret;
 
 /// Where to connect, as whom and how: everything but what lies in files.
@@ -9,6 +10,8 @@ use crate::secret::Secret;
 pub struct Conninfo {
     /// Tried in turn; at least one.
     pub hosts: Vec<Host>,
+    /// Whether hosts, and the addresses of each, are tried in an order that chance makes anew each time.
+    pub balance: bool,
     /// The role.
     pub user: String,
     /// The database.
@@ -25,6 +28,8 @@ pub struct Conninfo {
     pub target: Target,
     /// Whether the password exchange must be bound to the TLS session.
     pub channel_binding: Binding,
+    /// By which methods the server may ask who we are.
+    pub require_auth: Methods,
     /// TLS.
     pub tls: Tls,
     /// TCP's ways to notice that nobody is there any more.
@@ -36,6 +41,7 @@ impl Conninfo {
     pub(in crate::postgres) fn stand_in() -> Self {
         Self {
             hosts: Vec::new(),
+            balance: false,
             user: String::new(),
             dbname: String::new(),
             password: None,
@@ -44,7 +50,8 @@ impl Conninfo {
             connect_timeout: None,
             target: Target::Any,
             channel_binding: Binding::Prefer,
-            tls: Tls { mode: SslMode::Prefer, roots: Roots::Nowhere, cert: None, key: None },
+            require_auth: Methods::any(),
+            tls: Tls::default(),
             keepalive: Keepalive::default(),
         }
     }
@@ -74,11 +81,12 @@ pub struct Host {
 /// What is connected to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// The folder of a Unix socket.
+    /// The folder of a Unix socket; one that begins with `@` is a name of the kernel's and no folder.
     Socket(PathBuf),
-    /// A name or an address.
+    /// A name to look up.
     Name(String),
-    /// An address, and the name that its certificate and `.pgpass` have, if one was given.
+    /// An address, and what was given as its host: the name that its certificate and `.pgpass` have. `None` where
+    /// there was only a `hostaddr`.
     Address(IpAddr, Option<String>),
 }
 
@@ -87,8 +95,10 @@ impl fmt::Display for Host {
         match &self.place {
             Place::Socket(folder) => write!(f, "{}/.s.PGSQL.{}", folder.display(), self.port),
             Place::Name(name) => write!(f, "{name}:{}", self.port),
-            Place::Address(address, Some(name)) => write!(f, "{name} ({address}):{}", self.port),
-            Place::Address(address, None) => write!(f, "{address}:{}", self.port),
+            Place::Address(address, Some(name)) if name.parse() != Ok(*address) => {
+                write!(f, "{name} ({address}):{}", self.port)
+            }
+            Place::Address(address, _) => write!(f, "{}", std::net::SocketAddr::new(*address, self.port)),
         }
     }
 }
@@ -110,30 +120,91 @@ pub enum SslMode {
     VerifyFull,
 }
 
+impl SslMode {
+    /// Whether the server has to prove who it is.
+    pub fn verifies(self) -> bool {
+        matches!(self, Self::VerifyCa | Self::VerifyFull)
+    }
+}
+
 /// Whom to trust.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Roots {
-    /// The host's own authorities.
-    System,
-    /// A file that was named.
+    /// The host's own authorities, or those of a file and a folder that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+    System {
+        /// `SSL_CERT_FILE`.
+        file: Option<PathBuf>,
+        /// `SSL_CERT_DIR`.
+        folder: Option<PathBuf>,
+    },
+    /// A file: libpq's own place for it, if none was named. It need not exist unless the server has to prove itself.
     File(PathBuf),
-    /// libpq's own place, which need not exist.
-    Usual(PathBuf),
-    /// There is no home folder in which it could lie.
+    /// None was named, and there is no home folder in which it could lie.
+    #[default]
     Nowhere,
 }
 
-/// TLS as it was asked for.
+/// libpq's `sslcertmode`: whether we show who we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CertMode {
+    /// Never.
+    Disable,
+    /// If the server asks and there is a certificate.
+    #[default]
+    Allow,
+    /// The server has to ask for it.
+    Require,
+}
+
+/// A version of TLS; older ones are spoken by nobody here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// 1.2.
+    V12,
+    /// 1.3.
+    V13,
+}
+
+/// TLS as it was asked for. Files that are not there count as not given where libpq says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     /// Whether and how strictly.
     pub mode: SslMode,
+    /// Whether the handshake begins at once, without asking first: for servers of version 17 and later.
+    pub direct: bool,
     /// Whom to trust.
     pub roots: Roots,
-    /// The client's certificate and whether it was named (else it need not exist).
-    pub cert: Option<(PathBuf, bool)>,
-    /// The client's key and whether it was named.
-    pub key: Option<(PathBuf, bool)>,
+    /// What was revoked: a file of lists.
+    pub crl: Option<PathBuf>,
+    /// The same, as a folder with a file for each hash of an issuer, as `openssl rehash` makes it.
+    pub crl_folder: Option<PathBuf>,
+    /// The client's certificate.
+    pub cert: Option<PathBuf>,
+    /// The client's key.
+    pub key: Option<PathBuf>,
+    /// Whether the certificate is shown.
+    pub cert_mode: CertMode,
+    /// Whether the server is told the name that we know it by.
+    pub sni: bool,
+    /// The oldest and the newest version that may be spoken.
+    pub versions: (TlsVersion, TlsVersion),
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            mode: SslMode::Prefer,
+            direct: false,
+            roots: Roots::Nowhere,
+            crl: None,
+            crl_folder: None,
+            cert: None,
+            key: None,
+            cert_mode: CertMode::Allow,
+            sni: true,
+            versions: (TlsVersion::V12, TlsVersion::V13),
+        }
+    }
 }
 
 /// libpq's `target_session_attrs`.

@@ -9,19 +9,30 @@ use std::collections::BTreeMap;
 use super::KEYWORDS;
 
 /// Keyword and value. Of a keyword given twice the last one counts, as in libpq.
-pub(super) type Pairs = BTreeMap<&'static str, String>;
+pub type Pairs = BTreeMap<&'static str, String>;
 
 /// Reads a connection URI or a `key=value` string.
 ///
 /// # Errors
 /// What is wrong and at which character (from 1), without the text itself.
-pub(super) fn parse(text: &str) -> Result<Pairs, String> {
+pub fn parse(text: &str) -> Result<Pairs, String> {
+    if text.contains('\0') {
+        return Err("a connection string without a zero byte".into());
+    }
     let uri = ["postgresql://", "postgres://"].iter().find_map(|scheme| text.strip_prefix(scheme));
     match uri {
         Some(rest) => uri_pairs(rest),
-        None if text.contains("://") => Err("a URI that begins with postgresql:// or postgres://".into()),
-        None => key_value_pairs(text),
+        None => key_value_pairs(text).map_err(|problem| {
+            let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+            let uri = scheme.is_some_and(|scheme| scheme.chars().all(char::is_alphanumeric));
+            if uri { "a URI that begins with postgresql:// or postgres://".into() } else { problem }
+        }),
     }
+}
+
+/// What C calls a space.
+pub(super) fn is_blank(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\n' | '\x0b' | '\x0c' | '\r')
 }
 
 /// Splits at the first of some characters: what stands before, the character, what follows.
@@ -51,8 +62,10 @@ fn uri_pairs(text: &str) -> Result<Pairs, String> {
         store(&mut pairs, "dbname", dbname)?;
         (stop, rest) = (next, after);
     }
-    if stop == Some('?') && !rest.is_empty() {
-        for parameter in rest.split('&') {
+    if stop == Some('?') {
+        // One "&" at the end is as good as none.
+        let parameters = rest.strip_suffix('&').unwrap_or(rest);
+        for parameter in parameters.split('&').filter(|_| !rest.is_empty()) {
             query_parameter(&mut pairs, parameter)?;
         }
     }
@@ -87,8 +100,6 @@ fn host_list(text: &str) -> Result<(String, String, Option<char>, &str), String>
             (stop, rest) = (next, after);
         }
         if stop != Some(',') {
-            // Only commas are as good as nothing: one host, the default port.
-            let ports = if ports.chars().all(|c| c == ',') { String::new() } else { ports };
             return Ok((hosts, ports, stop, rest));
         }
         hosts.push(',');
@@ -103,14 +114,21 @@ fn query_parameter(pairs: &mut Pairs, parameter: &str) -> Result<(), String> {
     if value.contains('=') {
         return Err("a URI whose parameters each have one \"=\" only: another one is written %3D".into());
     }
-    let key = percent_decoded(key)?;
+    let (key, value) = (percent_decoded(key)?, percent_decoded(value)?);
     // JDBC's way to say it, which libpq understands too.
-    if key == "ssl" && value == "true" {
-        pairs.insert("sslmode", "require".into());
-        return Ok(());
-    }
-    let keyword = keyword(&key).ok_or_else(|| unknown(&key, "in a URI's parameters"))?;
-    pairs.insert(keyword, percent_decoded(value)?);
+    let (key, value) = if key == "ssl" && value == "true" { ("sslmode", "require".into()) } else { (&*key, value) };
+    say(pairs, key, value, "in a URI's parameters")
+}
+
+/// Takes note of a value, under the name that its keyword has today.
+fn say(pairs: &mut Pairs, key: &str, value: String, place: &str) -> Result<(), String> {
+    let (key, value) = match key {
+        // From before there was an sslmode; libpq still knows it.
+        "requiressl" => ("sslmode", if value.starts_with('1') { "require" } else { "prefer" }.into()),
+        _ => (key, value),
+    };
+    let keyword = keyword(key).ok_or_else(|| unknown(key, place))?;
+    pairs.insert(keyword, value);
     Ok(())
 }
 
@@ -123,6 +141,11 @@ fn store(pairs: &mut Pairs, key: &'static str, raw: &str) -> Result<(), String> 
 
 fn percent_decoded(text: &str) -> Result<String, String> {
     const ALLOWED: &str = "a URI with two hexadecimal digits (not 00) after each %: a plain % is written %25";
+    let text = text.trim_start_matches(' ');
+    let (text, _, rest) = cut(text, &[' ']);
+    if !rest.trim_start_matches(' ').is_empty() {
+        return Err("a URI without blanks inside: a blank is written %20".into());
+    }
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -144,28 +167,27 @@ fn key_value_pairs(text: &str) -> Result<Pairs, String> {
     let mut pairs = Pairs::new();
     let mut chars = text.char_indices().peekable();
     while let Some(&(at, c)) = chars.peek() {
-        if c.is_ascii_whitespace() {
+        if is_blank(c) {
             chars.next();
             continue;
         }
         let mut key = String::new();
-        while let Some((_, c)) = chars.next_if(|(_, c)| *c != '=' && !c.is_ascii_whitespace()) {
+        while let Some((_, c)) = chars.next_if(|(_, c)| *c != '=' && !is_blank(*c)) {
             key.push(c);
         }
-        while chars.next_if(|(_, c)| c.is_ascii_whitespace()).is_some() {}
+        while chars.next_if(|(_, c)| is_blank(*c)).is_some() {}
         let position = format!("at character {}", at + 1);
         if chars.next_if(|(_, c)| *c == '=').is_none() {
             return Err(format!("key=value pairs: the word {position} has no \"=\" (quote values that hold blanks)"));
         }
-        while chars.next_if(|(_, c)| c.is_ascii_whitespace()).is_some() {}
+        while chars.next_if(|(_, c)| is_blank(*c)).is_some() {}
         let value = if chars.next_if(|(_, c)| *c == '\'').is_some() {
             quoted(&mut chars)
                 .ok_or_else(|| format!("key=value pairs: the quote of the value {position} is not closed"))?
         } else {
             unquoted(&mut chars)
         };
-        let keyword = keyword(&key).ok_or_else(|| unknown(&key, &position))?;
-        pairs.insert(keyword, value);
+        say(&mut pairs, &key, value, &position)?;
     }
     Ok(pairs)
 }
@@ -177,7 +199,7 @@ fn quoted(chars: &mut Chars<'_>) -> Option<String> {
     loop {
         match chars.next()?.1 {
             '\'' => return Some(value),
-            '\\' => value.push(chars.next()?.1),
+            '\\' => value.extend(chars.next().map(|(_, c)| c)),
             c => value.push(c),
         }
     }
@@ -185,7 +207,7 @@ fn quoted(chars: &mut Chars<'_>) -> Option<String> {
 
 fn unquoted(chars: &mut Chars<'_>) -> String {
     let mut value = String::new();
-    while let Some((_, c)) = chars.next_if(|(_, c)| !c.is_ascii_whitespace()) {
+    while let Some((_, c)) = chars.next_if(|(_, c)| !is_blank(*c)) {
         match c {
             '\\' => value.extend(chars.next().map(|(_, c)| c)),
             c => value.push(c),
@@ -194,7 +216,8 @@ fn unquoted(chars: &mut Chars<'_>) -> String {
     value
 }
 
-fn keyword(key: &str) -> Option<&'static str> {
+/// libpq's own keyword of this name.
+pub(super) fn keyword(key: &str) -> Option<&'static str> {
     KEYWORDS.iter().map(|keyword| keyword.name).find(|name| *name == key)
 }
 
@@ -259,7 +282,10 @@ mod tests {
         check("postgres:///d?host=/tmp", &[("dbname", "d"), ("host", "/tmp")]);
         check("postgres://h?ssl=true", &[("host", "h"), ("sslmode", "require")]);
         check("postgres://a:1,b,c:3/d", &[("host", "a,b,c"), ("port", "1,,3"), ("dbname", "d")]);
-        check("postgres://a,b/d", &[("host", "a,b"), ("dbname", "d")]);
+        check("postgres://a,b/d", &[("host", "a,b"), ("port", ","), ("dbname", "d")]);
+        check("postgres:// h /d%20?user= u &", &[("host", "h"), ("dbname", "d "), ("user", "u")]);
+        check("postgres://h?requiressl=1", &[("host", "h"), ("sslmode", "require")]);
+        check("postgres://h?%73sl=%74rue", &[("host", "h"), ("sslmode", "require")]);
         check("postgres://u:p%40ss%25@h", &[("user", "u"), ("password", "p@ss%"), ("host", "h")]);
         check("postgres://@h", &[("host", "h")]);
     }
@@ -275,6 +301,8 @@ mod tests {
             "postgresql://u:hunter2%00@h",
             "postgresql://[::1",
             "postgresql://[]/",
+            "postgresql://h/d?user=my hunter2",
+            "postgresql://h?&",
             "postgresql://[::1]z",
             "http://u:hunter2@h",
         ] {
@@ -290,6 +318,7 @@ mod tests {
         check(r"password=a\ b\'c", &[("password", "a b'c")]);
         check("host='' user=", &[("host", ""), ("user", "")]);
         check("user=a user=b", &[("user", "b")]);
+        check("password=a://b\x0bhost=h", &[("password", "a://b"), ("host", "h")]);
         check("application_name='x' options='-c a=b'", &[("application_name", "x"), ("options", "-c a=b")]);
         for text in ["host=h hunter2", "password='hunter2", "hunter2=1", "mydb", "password=my hunter2=x", "=x"] {
             refused(text);

@@ -29,7 +29,27 @@ pub fn read(path: &Path) -> Option<Secret> {
     let bytes = fs::read(path).inspect_err(|error| {
         tracing::warn!(path = %path.display(), %error, "password file is not used");
     });
-    Some(Secret::new(String::from_utf8_lossy(&bytes.ok()?)))
+    let text = Secret::new(String::from_utf8_lossy(&bytes.ok()?));
+    for line in malformed(text.expose()) {
+        let allowed = "a line of the password file is passed over: host:port:database:user:password is allowed";
+        tracing::warn!(path = %path.display(), line, "{allowed}");
+    }
+    Some(text)
+}
+
+/// The lines, from 1, that can fit no connection: libpq passes them over in silence.
+fn malformed(text: &str) -> impl Iterator<Item = usize> {
+    let is_whole = |line: &str| {
+        let mut escaped = false;
+        let colons = line.chars().filter(|c| {
+            let ends = *c == ':' && !escaped;
+            escaped = *c == '\\' && !escaped;
+            ends
+        });
+        colons.count() >= 4
+    };
+    let says = |line: &str| !line.trim().is_empty() && !line.starts_with('#');
+    (1..).zip(text.lines()).filter(move |(_, line)| says(line) && !is_whole(line)).map(|(at, _)| at)
 }
 
 /// The password for a connection, if a line fits.
@@ -44,7 +64,9 @@ pub fn lookup(file: &str, host: &Host, dbname: &str, user: &str) -> Option<Secre
     };
     let port = host.port.to_string();
     let wanted = [name.as_str(), &port, dbname, user];
-    file.lines().find_map(|line| password(line.strip_suffix('\r').unwrap_or(line), &wanted)).map(Secret::new)
+    let listed = file.lines().find_map(|line| password(line.trim_end_matches('\r'), &wanted));
+    // A line that fits and has no password ends the search too: nobody asks for the next one.
+    listed.filter(|password| !password.is_empty()).map(Secret::new)
 }
 
 /// The password of one line, if all four fields before it fit.
@@ -52,36 +74,33 @@ fn password(line: &str, wanted: &[&str]) -> Option<String> {
     if line.starts_with('#') {
         return None;
     }
-    let mut rest = line;
-    for want in wanted {
-        let end = field_end(rest)?;
-        let (field, after) = rest.split_at(end);
-        if field != "*" && unescaped(field) != *want {
-            return None;
-        }
-        rest = after.strip_prefix(':')?;
-    }
-    Some(unescaped(rest)).filter(|password| !password.is_empty())
-}
-
-/// Where the first colon stands that no backslash stands before.
-fn field_end(text: &str) -> Option<usize> {
-    let mut escaped = false;
-    text.char_indices().find_map(|(at, c)| {
-        let ends = c == ':' && !escaped;
-        escaped = c == '\\' && !escaped;
-        ends.then_some(at)
-    })
-}
-
-fn unescaped(text: &str) -> String {
+    let rest = wanted.iter().try_fold(line, |rest, want| after_field(rest, want))?;
+    // It ends with the line or at a colon without a backslash; a backslash at the end stands for itself.
     let mut out = String::new();
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        // A backslash at the end stands for itself.
+    let mut chars = rest.chars();
+    while let Some(c) = chars.next().filter(|c| *c != ':') {
         out.push(if c == '\\' { chars.next().unwrap_or(c) } else { c });
     }
-    out
+    Some(out)
+}
+
+/// What follows a field and its colon, if the field is what is wanted, or `*`.
+fn after_field<'a>(line: &'a str, want: &str) -> Option<&'a str> {
+    if let Some(rest) = line.strip_prefix("*:") {
+        return Some(rest);
+    }
+    let mut chars = line.chars();
+    for want in want.chars() {
+        // A colon without a backslash is as good as one with it where one is wanted, as in ::1.
+        let mut c = chars.next()?;
+        if c == '\\' {
+            c = chars.next()?;
+        }
+        if c != want {
+            return None;
+        }
+    }
+    chars.as_str().strip_prefix(':')
 }
 
 #[cfg(test)]
@@ -99,11 +118,18 @@ mod tests {
         let h = || Place::Name("h".into());
         check("h:5432:db:me:one\nh:*:*:*:two", h(), Some("one"));
         check("# h:5432:db:me:no\nother:*:*:*:no\r\n*:*:*:*:yes\r\n", h(), Some("yes"));
-        check(r"h:5432:db:me:a\:b\\c:d", h(), Some(r"a:b\c:d"));
+        check(r"h:5432:db:me:a\:b\\c:d", h(), Some(r"a:b\c"));
         check(r"\h:5432:d\b:me:x", h(), Some("x"));
-        check("h:5432:db:me:", h(), None);
+        check("h:5432:db:me:\n*:*:*:*:x", h(), None);
+        check("h:5432:db:me:x\\", h(), Some("x\\"));
         check("h:5433:db:me:x\nh:5432:db\nh", h(), None);
         check(r"\*:5432:db:me:x", h(), None);
+    }
+
+    #[test]
+    fn a_line_that_lacks_a_field_is_told() {
+        let text = "# a\n\nh:5432:db:me:x\nh:5432:db:x\n*:*:*:*:\nh:5432:db\\:me:x\n";
+        assert_eq!(malformed(text).collect::<Vec<_>>(), [4, 6]);
     }
 
     #[test]
@@ -113,7 +139,9 @@ mod tests {
         let address = [10, 0, 0, 1].into();
         check("h:5432:db:me:x", Place::Address(address, Some("h".into())), Some("x"));
         check("10.0.0.1:5432:db:me:x", Place::Address(address, None), Some("x"));
-        check(r"\:\:1:5432:db:me:x", Place::Address(std::net::Ipv6Addr::LOCALHOST.into(), None), Some("x"));
+        let v6 = || Place::Address(std::net::Ipv6Addr::LOCALHOST.into(), None);
+        check("::1:5432:db:me:x", v6(), Some("x"));
+        check(r"\:\:1:5432:db:me:x", v6(), Some("x"));
     }
 
     #[test]

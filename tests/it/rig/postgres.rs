@@ -256,7 +256,7 @@ impl Drop for Server {
 }
 
 /// The same folder as in `tests/servers.sh`.
-fn cache() -> PathBuf {
+pub(crate) fn cache() -> PathBuf {
     if let Some(cache) = std::env::var_os("POSTGRES_AGENT_TEST_CACHE") {
         return cache.into();
     }

@@ -112,7 +112,7 @@ const ABSENCES: &[Absence] = &[
     },
     Absence {
         complaint: "tokio_postgres stays in postgres/",
-        found: |path| matches!(path, ["tokio_postgres" | "deadpool_postgres" | "tokio_postgres_rustls", ..]),
+        found: |path| matches!(path, ["tokio_postgres" | "deadpool_postgres", ..]),
         allowed: &["postgres/"],
     },
     Absence {

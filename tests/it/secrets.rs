@@ -129,6 +129,16 @@ const WAITERS: &[&str] = &[
     "DELETE FROM stock WHERE id = 1 AND note <> E'$L\\n' /* $L */",
 ];
 
+/// Service files of libpq's.
+const SERVICES: &[&str] = &[
+    "[s]\nhost=127.0.0.1\nport=1\npassword=$S\n",
+    "[s]\npassword=$S\nnonsense $S\n",
+    "[s]\npassword=$S\nsslmode=$S\n",
+    "[s]\npassword=$S\nport=$S\n",
+    "[s]\nldap://host/$S\n",
+    "[s]\nhost=127.0.0.1\nport=1\npassword=$S\nservice=t\n",
+];
+
 /// Sessions and statements with canaries in them. They stay as long as the clients.
 async fn plant(server: &Server, flock: &mut Flock) -> Vec<tokio::task::JoinHandle<()>> {
     server.sql(
@@ -387,15 +397,31 @@ fn refused(flock: &mut Flock, server: &Server, secured: &Secured) -> Vec<(String
             all.push((format!("{template} by $AMQP_URL"), said(command(["config"]).env("AMQP_URL", &value))));
         }
     }
-    for (variable, value) in
-        [("PGPASSWORD", "$S"), ("PGSSLMODE", "$S"), ("PGSERVICE", "$S"), ("POSTGRES_AGENT_X", "$S")]
-    {
+    for (variable, value) in [("PGPASSWORD", "$S"), ("PGSSLMODE", "$S"), ("POSTGRES_AGENT_X", "$S")] {
         let value = flock.fill(value);
         all.push((variable.into(), said(command(["config"]).env(variable, &value))));
         all.push((
             variable.into(),
             said(command(["check"]).env(variable, value).env("PGPORT", "1").env("PGHOST", "127.0.0.1")),
         ));
+    }
+    // libpq's own files: whole ones, and ones that are refused for a line in them.
+    for text in SERVICES {
+        write(&file, &flock.fill(text));
+        for args in [["config"], ["check"], ["collect"]] {
+            let mut command = command(args);
+            command.env("PGSERVICE", "s").env("PGSERVICEFILE", &file);
+            all.push((format!("the service file {text:?}"), said(&mut command)));
+        }
+    }
+    for mode in [0o600, 0o644] {
+        write(&file, &flock.fill("127.0.0.1:1:*:*:$S\n$S\n::$S\nlocalhost:*:*:*:$S\\\n"));
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        for args in [["config"], ["check"], ["collect"]] {
+            let mut command = command(args);
+            command.env("PGPASSFILE", &file).env("PGHOST", "127.0.0.1").env("PGPORT", "1");
+            all.push((format!("a pass file of mode {mode:o}"), said(&mut command)));
+        }
     }
     all
 }

@@ -54,15 +54,19 @@ struct Ours {
     name: &'static str,
     looker: Looker,
     pid: i32,
+    /// What the first look cost, with the connection.
+    first: f64,
 }
 
 impl Ours {
-    async fn new(server: &Server, name: &'static str) -> Self {
+    async fn new(server: &Server, name: &'static str, texts: &str) -> Self {
         let before = agents(server);
-        let mut looker = Looker::new(name, &[("postgres.url", &server.url(Role::Agent)), ("postgres.pool_size", "1")]);
+        let url = server.url(Role::Agent);
+        let settings = [("postgres.url", &*url), ("postgres.pool_size", "1"), ("privacy.query_text", texts)];
+        let mut looker = Looker::new(name, &settings);
         looker.look().await;
         let pid = *agents(server).iter().find(|pid| !before.contains(pid)).expect("a connection of the agent's");
-        Self { name, looker, pid }
+        Self { name, looker, pid, first: cpu_ms(pid) }
     }
 
     async fn cost(&mut self) -> f64 {
@@ -97,7 +101,7 @@ async fn measure(version: u32, load: &Load) {
     let usual = usual(version);
     let mut ours = Vec::new();
     for name in ["pg_activity", "pg_statements", "pg_locks"] {
-        ours.push(Ours::new(&server, name).await);
+        ours.push(Ours::new(&server, name, "raw").await);
     }
     let temp = "SELECT coalesce(sum(temp_blks_written), 0) FROM pg_stat_statements(false) s \
                 WHERE userid = 'agent'::regrole AND queryid NOT IN \
@@ -132,6 +136,15 @@ async fn measure(version: u32, load: &Load) {
     println!("  {:<18} {:>8.2}", "usual, a cycle", sums[0]);
     println!("  {:<18} {:>8.2}  = {:.3} of the usual one", "ours, a cycle", sums[1], sums[1] / sums[0]);
     println!("  {:<18} {:>8}", "our temp blocks", server.sql(temp));
+    let mut firsts = [Vec::new(), Vec::new()];
+    for _ in 0..5 {
+        for (at, texts) in ["off", "raw"].into_iter().enumerate() {
+            firsts[at].push(Ours::new(&server, "pg_statements", texts).await.first);
+        }
+    }
+    // When a statement among those that are sent is new, and not before a hundred times as long has passed as the last
+    // fetch took, a minute at the most.
+    println!("  {:<18} {:>8.2}", "a fetch of texts", median(&firsts[1]) - median(&firsts[0]));
     drop(crowd);
 }
 

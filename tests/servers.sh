@@ -14,7 +14,7 @@ PSYCOPG=3.3.9
 VERSIONS=(13.23.0-beta.16 14.23.0-beta.17 15.18.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17)
 # pgbouncer stands between the agent and a server. postgresql-common brings the user postgres, and no server.
 # strace makes disks fail, libfaketime makes clocks jump.
-DEBIAN=(openssl strace libfaketime rabbitmq-server pgbouncer postgresql-common postgresql-client python3-pika python3-msgpack python3-psutil)
+DEBIAN=(openssl xz-utils strace libfaketime rabbitmq-server pgbouncer postgresql-common postgresql-client python3-pika python3-msgpack python3-psutil)
 
 # Root's servers run as the users postgres and rabbitmq, and these cannot look into root's home.
 if [ "$(id -u)" = 0 ]; then default=/var/cache/postgres-agent-tests; else default=$HOME/.cache/postgres-agent-tests; fi

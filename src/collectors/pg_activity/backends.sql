@@ -12,7 +12,8 @@ SELECT a.pid, a.datname, a.usename, a.application_name, a.client_addr, a.client_
             THEN pg_catalog.substr(pg_catalog.textsend(a.query), 1, $2::integer)
        END AS query,
        -- The server keeps one byte less than the setting says, and cuts before a character, of up to four bytes.
-       CASE WHEN pg_catalog.octet_length(a.query) < o.text_bytes - 4 THEN false
+       CASE WHEN pg_catalog.octet_length(a.query) > $2 THEN true
+            WHEN pg_catalog.octet_length(a.query) < o.text_bytes - 4 THEN false
             WHEN pg_catalog.octet_length(a.query) >= o.text_bytes - 1 THEN true
        END AS cut,
        coalesce(a.query = '<insufficient privilege>', false) AND a.backend_type IS NULL AS hidden,

@@ -107,8 +107,13 @@ struct Absence {
 const ABSENCES: &[Absence] = &[
     Absence {
         complaint: "lapin stays in amqp/",
-        found: |path| matches!(path, ["lapin" | "async_compat" | "async_rs" | "tokio_rustls", ..]),
+        found: |path| matches!(path, ["lapin" | "async_compat" | "async_rs", ..]),
         allowed: &["amqp/"],
+    },
+    Absence {
+        complaint: "TLS is spoken by the two links only",
+        found: |path| matches!(path, ["tokio_rustls", ..]),
+        allowed: &["amqp/", "postgres/"],
     },
     Absence {
         complaint: "tokio_postgres stays in postgres/",

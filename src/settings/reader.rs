@@ -79,18 +79,6 @@ impl Reader {
         self.read(&Key { name, doc, allowed: T::allowed(), default: None, told: false }, rule)
     }
 
-    /// A key that may be left out and has a range, both ends allowed.
-    pub fn optional_in<T: Value + PartialOrd>(
-        &mut self,
-        name: &'static str,
-        range: RangeInclusive<T>,
-        doc: &'static str,
-    ) -> Option<T> {
-        let allowed = format!("{} from {} to {}", T::noun(), range.start().show(), range.end().show());
-        let rule = |value: &T| if range.contains(value) { Ok(()) } else { Err(allowed.clone()) };
-        self.read(&Key { name, doc, allowed: allowed.clone(), default: None, told: false }, rule)
-    }
-
     /// A key with free names below it, a text each. The rule's error about one of them follows "must be".
     pub fn texts(
         &mut self,

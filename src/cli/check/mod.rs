@@ -1,15 +1,22 @@
 //! `check`: everything that `run` needs, looked at with the very code that `run` uses. Nothing is changed.
 //!
-//! Each look gives findings; a finding that is not ok says in `mend` the exact SQL, command or line that mends it.
+//! Each look gives findings; a finding that is not ok says in `mend` the exact SQL, command or line that mends it, and in
+//! `mend_in` where that is to be typed. Which findings there are stands in [`table`].
 
 mod broker;
 mod database;
-mod disk;
+mod extension;
+mod host;
+mod login;
+mod settings;
+mod table;
+mod words;
 
 use std::io::{IsTerminal, stdout};
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::json;
 
 use super::{Failure, Outcome, runtime, say};
 use crate::{
@@ -35,6 +42,10 @@ pub(super) struct Arguments {
     /// may get it; consumers ignore types they don't know.
     #[arg(long)]
     probe: bool,
+
+    /// Only print which findings there are, as a table of Markdown
+    #[arg(long, conflicts_with_all = ["json", "probe"])]
+    list: bool,
 }
 
 /// How something is that `run` needs.
@@ -48,16 +59,52 @@ enum Status {
     Failure,
 }
 
+/// What mends a finding, and where it is to be typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Mend {
+    /// In psql, as a superuser, in the agent's database.
+    Sql(String),
+    /// In a shell, as root or with sudo, on the host that the finding is about.
+    Shell(String),
+    /// In the agent's configuration file: a table and a line of it.
+    Setting(String),
+    /// Nothing can be typed: what is to be done.
+    Words(String),
+}
+
+impl Mend {
+    fn text(&self) -> &str {
+        match self {
+            Self::Sql(text) | Self::Shell(text) | Self::Setting(text) | Self::Words(text) => text,
+        }
+    }
+
+    /// Where it is to be typed.
+    fn place(&self) -> Option<&'static str> {
+        match self {
+            Self::Sql(_) => Some("psql"),
+            Self::Shell(_) => Some("shell"),
+            Self::Setting(_) => Some("agent.toml"),
+            Self::Words(_) => None,
+        }
+    }
+
+    /// A line of the configuration.
+    fn setting(table: &str, key: &str, value: &str) -> Self {
+        Self::Setting(format!("{table}.{key} = {value}"))
+    }
+}
+
 /// What was found at one look.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Finding {
-    /// Stable: scripts may rely on it.
+    /// Stable: scripts may rely on it. One of [`table`]'s.
     id: String,
     status: Status,
     /// What was seen.
     cause: String,
-    /// The SQL, command or line that mends it; nil if it is ok.
-    mend: Option<String>,
+    /// What mends it; `None` if it is ok.
+    mend: Option<Mend>,
 }
 
 impl Finding {
@@ -65,23 +112,51 @@ impl Finding {
         Self { id: id.into(), status: Status::Ok, cause: cause.into(), mend: None }
     }
 
-    fn warning(id: &str, cause: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { status: Status::Warning, mend: Some(mend.into()), ..Self::ok(id, cause) }
+    fn warning(id: &str, cause: impl Into<String>, mend: Mend) -> Self {
+        Self { status: Status::Warning, mend: Some(mend), ..Self::ok(id, cause) }
     }
 
-    fn failure(id: &str, cause: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { status: Status::Failure, mend: Some(mend.into()), ..Self::ok(id, cause) }
+    fn failure(id: &str, cause: impl Into<String>, mend: Mend) -> Self {
+        Self { status: Status::Failure, mend: Some(mend), ..Self::ok(id, cause) }
+    }
+
+    /// One object: `id`, `status`, `cause`, `mend`, and in `mend_in` where it is to be typed.
+    fn json(&self) -> String {
+        let mend = self.mend.as_ref().map(Mend::text);
+        let place = self.mend.as_ref().and_then(Mend::place);
+        let all = json!({ "id": self.id, "status": self.status, "cause": self.cause, "mend": mend, "mend_in": place });
+        format!("{all}\n")
+    }
+
+    /// Lines for a person.
+    fn lines(&self, colours: bool) -> String {
+        let (word, colour) = match self.status {
+            Status::Ok => ("ok", "32"),
+            Status::Warning => ("warning", "33"),
+            Status::Failure => ("failure", "31"),
+        };
+        let paint = |text: &str, colour: &str| {
+            if colours { format!("\u{1b}[{colour}m{text}\u{1b}[0m") } else { text.to_owned() }
+        };
+        let mend = self.mend.as_ref().map_or_else(String::new, |mend| {
+            let place = mend.place().map_or_else(String::new, |place| format!(" ({place})"));
+            format!("{:9}mend{place}: {}\n", "", paint(mend.text(), "1"))
+        });
+        format!("{}  {:<30}  {}\n{mend}", paint(&format!("{word:<7}"), colour), self.id, self.cause)
     }
 }
 
 impl Arguments {
     pub(super) fn run(&self, loaded: Result<Loaded, Mistakes>) -> Outcome {
+        if self.list {
+            return say(&table::markdown());
+        }
         let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(mistakes) => {
                 if self.json {
                     for mistake in &mistakes.0 {
-                        let mend = "correct the key, or leave it out";
+                        let mend = Mend::Words("correct the key, or leave it out".into());
                         say(&self.line(&Finding::failure("configuration", &mistake.0, mend)))?;
                     }
                 }
@@ -98,11 +173,14 @@ impl Arguments {
             })
         };
         tell(vec![Finding::ok("configuration", file)])?;
-        let exposed = |(key, exposed): (&str, Exposed)| Finding::warning(key, exposed.to_string(), exposed.mend());
+        let exposed =
+            |(key, exposed): (&str, Exposed)| Finding::warning(key, exposed.to_string(), Mend::Shell(exposed.mend()));
         tell(loaded.exposed().into_iter().map(exposed).collect())?;
-        tell(disk::look(&loaded.config.spool))?;
+        tell(host::look(&loaded))?;
         let runtime = runtime()?;
-        tell(runtime.block_on(database::look(&loaded.config)))?;
+        let (findings, rate) = runtime.block_on(database::look(&loaded.config));
+        tell(findings)?;
+        tell(host::outage(&loaded.config.spool, rate).into_iter().collect())?;
         tell(runtime.block_on(broker::look(&loaded.config, self.probe)))?;
         // A server that hangs does not keep the command from ending.
         runtime.shutdown_background();
@@ -115,11 +193,10 @@ impl Arguments {
 
     fn line(&self, finding: &Finding) -> String {
         if self.json {
-            // A map of texts always has a JSON form.
-            return serde_json::to_string(finding).unwrap_or_default() + "\n";
+            return finding.json();
         }
         let colours = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        people(finding, colours)
+        finding.lines(colours)
     }
 }
 
@@ -131,29 +208,17 @@ fn count([ok, warnings, failures]: [u32; 3], status: Status) -> [u32; 3] {
     }
 }
 
-fn people(finding: &Finding, colours: bool) -> String {
-    let (word, colour) = match finding.status {
-        Status::Ok => ("ok", "32"),
-        Status::Warning => ("warning", "33"),
-        Status::Failure => ("failure", "31"),
-    };
-    let word = format!("{word:<7}");
-    let word = if colours { format!("\u{1b}[{colour}m{word}\u{1b}[0m") } else { word };
-    let mend = finding.mend.as_ref().map_or_else(String::new, |mend| format!("{:9}mend: {mend}\n", ""));
-    format!("{word}  {:<26}  {}\n{mend}", finding.id, finding.cause)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_finding_is_a_line_and_what_mends_it_another() {
-        assert_eq!(people(&Finding::ok("a", "b"), false), "ok       a                           b\n");
-        let failure = Finding::failure("a", "b", "c");
-        assert_eq!(people(&failure, false), "failure  a                           b\n         mend: c\n");
-        assert!(people(&failure, true).starts_with("\u{1b}[31mfailure\u{1b}[0m  a "));
-        let json = Arguments { json: true, probe: false }.line(&failure);
-        assert_eq!(json, "{\"id\":\"a\",\"status\":\"failure\",\"cause\":\"b\",\"mend\":\"c\"}\n");
+        assert_eq!(Finding::ok("a", "b").lines(false), format!("ok       {:<30}  b\n", "a"));
+        let failure = Finding::failure("a", "b", Mend::Sql("c".into()));
+        assert_eq!(failure.lines(false), format!("failure  {:<30}  b\n         mend (psql): c\n", "a"));
+        assert!(failure.lines(true).starts_with("\u{1b}[31mfailure\u{1b}[0m  a "));
+        let json = "{\"id\":\"a\",\"status\":\"failure\",\"cause\":\"b\",\"mend\":\"c\",\"mend_in\":\"psql\"}\n";
+        assert_eq!(failure.json(), json);
     }
 }

@@ -22,7 +22,7 @@ use lapin::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Folder, command_as, free_port, must, wait_for, warden};
+use super::{Folder, command_as, free_port, must, operator::as_line, wait_for, warden};
 
 const USER: &str = "rabbitmq";
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
@@ -34,6 +34,7 @@ pub(crate) struct Broker {
     port: u16,
     dist_port: u16,
     epmd_port: u16,
+    admin_port: u16,
     home: PathBuf,
     node: Mutex<Option<Child>>,
     epmd: Mutex<Child>,
@@ -57,12 +58,20 @@ impl Broker {
         Self::with_plugins(&[], settings)
     }
 
+    /// A broker of the test's own that `rabbitmqadmin` can talk to.
+    pub(crate) fn with_admin() -> Self {
+        Self::with_plugins(&["rabbitmq_management"], "")
+    }
+
     /// As [`Broker::with_settings`], with these plugins of Debian's.
     pub(crate) fn with_plugins(plugins: &[&str], settings: &str) -> Self {
         let folder = Folder::new("mq");
         let home = folder.owned_by("home", USER);
         let port = free_port();
+        let admin_port = free_port();
         let own = format!("listeners.tcp.1 = 127.0.0.1:{port}\ndisk_free_limit.absolute = 50MB\n");
+        let admin = format!("management.tcp.port = {admin_port}\nmanagement.tcp.ip = 127.0.0.1\n");
+        let own = if plugins.contains(&"rabbitmq_management") { own + &admin } else { own };
         fs::write(folder.path().join("rabbitmq.conf"), format!("{own}{settings}\n")).unwrap();
         fs::write(folder.path().join("env.conf"), "").unwrap();
         fs::write(folder.path().join("enabled_plugins"), format!("[{}].\n", plugins.join(","))).unwrap();
@@ -76,7 +85,7 @@ impl Broker {
         warden::watch(epmd.id(), warden::Ends::OnKill);
         wait_for("epmd listens", BOUND, || TcpStream::connect(("127.0.0.1", epmd_port)).is_ok());
         let (node, epmd) = (Mutex::new(None), Mutex::new(epmd));
-        let broker = Self { port, dist_port: free_port(), epmd_port, home, node, epmd, folder };
+        let broker = Self { port, dist_port: free_port(), epmd_port, admin_port, home, node, epmd, folder };
         broker.start();
         broker
     }
@@ -191,6 +200,16 @@ impl Broker {
         let count = channel.queue_declare(queue.into(), look, FieldTable::default()).await.unwrap().message_count();
         connection.close(200, "done".into()).await.unwrap();
         count
+    }
+
+    /// A program of the broker's as a line of a shell.
+    pub(crate) fn shim(&self, name: &str) -> String {
+        as_line(&self.program(name))
+    }
+
+    /// `rabbitmqadmin` as a line of a shell; for a broker that was [begun with it](Broker::with_admin).
+    pub(crate) fn admin(&self) -> String {
+        format!("exec /usr/bin/rabbitmqadmin --host=127.0.0.1 --port={} \"$@\"", self.admin_port)
     }
 
     fn end(&self, signal: Signal) {

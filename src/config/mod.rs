@@ -7,7 +7,7 @@ mod environment;
 mod file;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env,
     ffi::OsString,
     fmt,
@@ -18,9 +18,9 @@ use std::{
 };
 
 use crate::{
-    amqp, backoff, collectors, intake, postgres,
+    amqp, backoff, collectors, http, intake, postgres,
     secret::{Exposed, MASKED},
-    settings::{Choice, Known, Mistake, Origin, Reader, Section, Values},
+    settings::{Choice, Fingerprint, Known, Mistake, Origin, Reader, Section, Values},
     spool, text,
 };
 
@@ -52,7 +52,7 @@ pub struct Config {
     /// What may leave the host of texts.
     pub privacy: text::Policy,
     /// The status page.
-    pub http: Http,
+    pub http: http::Config,
     /// Its own log.
     pub log: Log,
 }
@@ -119,19 +119,6 @@ impl Section for Agent {
 
 /// With 255 bytes for each name and text they take 32 KiB at the most: an eighth of a batch.
 const LABELS_MAX: usize = 64;
-
-/// The `[http]` table: the status page.
-#[derive(Debug, Clone)]
-pub struct Http {
-    /// Where it listens; empty: nowhere.
-    pub listen: String,
-}
-
-impl Section for Http {
-    fn read(reader: &mut Reader) -> Self {
-        Self { listen: reader.not_yet("listen", String::new(), "Where the status page listens. \"\" turns it off.") }
-    }
-}
 
 /// The `[log]` table.
 #[derive(Debug, Clone, Copy)]
@@ -203,9 +190,25 @@ pub struct Loaded {
     pub known: Vec<Known>,
     /// The file that was read; `None` where there is none.
     pub file: Option<PathBuf>,
+    /// Files with secrets and certificates, by the keys that name them, as they were then.
+    files: Vec<(&'static str, PathBuf, Option<Fingerprint>)>,
 }
 
 impl Loaded {
+    /// The keys of which another configuration holds something else, be it in a secret or in a file that they name.
+    pub fn changed(&self, new: &Self) -> Vec<String> {
+        let values = |loaded: &Self| -> BTreeMap<String, (Option<String>, Option<Fingerprint>)> {
+            let value = |known: &Known| (known.path.clone(), (known.value.clone(), known.fingerprint));
+            loaded.known.iter().map(value).collect()
+        };
+        let (old, now) = (values(self), values(new));
+        let mut changed: BTreeSet<String> =
+            old.keys().chain(now.keys()).filter(|path| old.get(*path) != now.get(*path)).cloned().collect();
+        let files = new.files.iter().filter(|file| !self.files.contains(file));
+        changed.extend(files.map(|(key, ..)| (*key).to_owned()));
+        changed.into_iter().collect()
+    }
+
     /// Files with secrets in them that others may get at, each by the key that names it; the configuration file itself by
     /// the first key in it that holds a secret.
     pub fn exposed(&self) -> Vec<(&str, Exposed)> {
@@ -268,7 +271,25 @@ pub(crate) fn load_from(
     }
     let config = Config::read(&mut reader);
     let (mistakes, known) = reader.finish();
-    if mistakes.is_empty() { Ok(Loaded { config, known, file: file.map(Into::into) }) } else { Err(Mistakes(mistakes)) }
+    if !mistakes.is_empty() {
+        return Err(Mistakes(mistakes));
+    }
+    let files = files(&config).into_iter().map(|(key, path)| (key, path.clone(), Fingerprint::of_file(path))).collect();
+    Ok(Loaded { config, known, file: file.map(Into::into), files })
+}
+
+/// Files with secrets and certificates, by the keys that name them.
+fn files(config: &Config) -> Vec<(&'static str, &PathBuf)> {
+    let tls = &config.amqp.tls;
+    let named = [
+        ("amqp.password_file", &config.amqp.password_file),
+        ("amqp.ca_file", &tls.ca),
+        ("amqp.cert_file", &tls.cert),
+        ("amqp.key_file", &tls.key),
+        ("postgres.password_file", &config.postgres.password_file),
+    ];
+    let named = named.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?)));
+    named.chain(config.postgres.conninfo.files().into_iter().map(|path| ("postgres.url", path))).collect()
 }
 
 fn read_file(path: &Path) -> Result<String, Mistake> {
@@ -319,7 +340,7 @@ mod tests {
                 "log.format (f:3) is not valid TOML: string values must be quoted, expected literal string",
                 "agent.nmae (f:5) is no known key; the nearest is agent.name",
                 "agent.labels.env (f:7) is 3 (put it in quotes), but must be a text",
-                "http.listen (f:9) is not built yet: leave it out or set it to \"\"",
+                "http.listen (f:9) is \":80\", but must be an address and a port, such as \"127.0.0.1:9488\" or \"[::1]:9488\", or \"\" for none",
                 "agent.shutdown_timeout ($POSTGRES_AGENT_AGENT__SHUTDOWN_TIMEOUT) is \"10\", but must be a duration from \
                  \"0s\" to \"1h\"",
                 "log_level ($POSTGRES_AGENT_LOG_LEVEL) is no known key; the nearest is log.level \

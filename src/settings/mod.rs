@@ -6,11 +6,13 @@
 //!
 //! Where values come from (files, environment) is `config`'s work; this module only knows names and texts.
 
+mod fingerprint;
 mod reader;
 mod value;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
+pub use fingerprint::Fingerprint;
 pub use reader::Reader;
 
 /// A part's configuration: reads its keys, one call for each.
@@ -98,6 +100,16 @@ pub enum Raw {
     Text(String),
 }
 
+impl Raw {
+    /// What tells it from another one.
+    fn fingerprint(&self) -> Fingerprint {
+        match self {
+            Self::Toml(value) => Fingerprint::of(value.to_string().as_bytes()),
+            Self::Text(text) => Fingerprint::of(text.as_bytes()),
+        }
+    }
+}
+
 /// Values that somebody gave, by their whole path (`postgres.pool_size`, `agent.labels."a.b"`).
 pub type Values = BTreeMap<String, Given>;
 
@@ -118,6 +130,8 @@ pub struct Known {
     pub origin: Origin,
     /// Whether it may hold a secret, so that no message may quote it.
     pub secret: bool,
+    /// What was given, where it may hold a secret: `value` does not tell one from another.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 /// One thing that is wrong with the configuration, in one line.

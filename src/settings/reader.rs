@@ -112,16 +112,6 @@ impl Reader {
         self.read(&key, whole).unwrap_or_default()
     }
 
-    /// A key of the contract whose part is not built: it holds `only` and refuses every other value by name.
-    pub fn not_yet<T: Value + PartialEq>(&mut self, name: &'static str, only: T, doc: &'static str) -> T {
-        let key = Key { name, doc, allowed: only.show(), default: Some(&only), told: true };
-        let given = self.read(&key, |_| Ok(()));
-        if given.is_some_and(|given| given != only) {
-            self.refuse_unbuilt(name, &format!("leave it out or set it to {}", only.show()));
-        }
-        only
-    }
-
     /// A value of another part, by its whole path, without declaring the key; `None` if it is not given or not such
     /// a value, which is for its own part to say.
     pub fn peek<T: Value>(&self, path: &str) -> Option<T> {
@@ -204,12 +194,6 @@ impl Reader {
         self.mistakes.push((origin, Mistake(text)));
     }
 
-    fn refuse_unbuilt(&mut self, name: &str, instead: &str) {
-        let path = join(&self.prefix, name);
-        let origin = self.origin(&path);
-        self.mistakes.push((origin.clone(), Mistake(format!("{path} ({origin}) is not built yet: {instead}"))));
-    }
-
     fn read<T: Value>(&mut self, key: &Key<'_, T>, rule: impl Fn(&T) -> Result<(), String>) -> Option<T> {
         let path = join(&self.prefix, key.name);
         let value = self.given.get(&path).map(|given| {
@@ -236,6 +220,7 @@ impl Reader {
             value: value.or(key.default).map(Value::show),
             origin: self.origin(&path),
             secret: T::SECRET,
+            fingerprint: self.given.get(&path).filter(|_| T::SECRET).map(|given| given.raw.fingerprint()),
             path,
         });
     }
@@ -313,7 +298,6 @@ mod tests {
             reader.optional::<crate::secret::SecretUrl>("url", "");
         });
         reader.table("spool", |reader| reader.key("max_bytes", Size(1 << 30), ""));
-        reader.table("http", |reader| reader.not_yet("listen", String::new(), ""));
         let label = |key: &str, _: &str| if key == "bad" { Err("named otherwise".into()) } else { Ok(()) };
         reader.table("agent", |reader| reader.texts("labels", "", label));
         let got: Vec<_> = reader.finish().0.into_iter().map(|mistake| mistake.0).collect();
@@ -350,12 +334,6 @@ mod tests {
     #[test]
     fn a_secret_is_never_quoted() {
         check(&[("postgres.url", 31337.into())], &["postgres.url (f:1) must be a text"]);
-    }
-
-    #[test]
-    fn a_key_that_is_not_built_yet_says_so() {
-        check(&[("http.listen", "".into())], &[]);
-        check(&[("http.listen", ":1".into())], &["http.listen (f:1) is not built yet: leave it out or set it to \"\""]);
     }
 
     #[test]

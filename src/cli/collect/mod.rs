@@ -3,10 +3,6 @@
 //! The bodies are those that `run` would send. `seq` is 1 and the run is its own, so nobody takes them for part of a
 //! proof. A collector with deltas looks once and so brings a baseline.
 
-mod table;
-mod tree;
-mod value;
-
 use std::{
     collections::BTreeMap,
     panic::AssertUnwindSafe,
@@ -19,7 +15,7 @@ use futures_util::{FutureExt, future::join_all};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{Failure, Outcome, complain, runtime, say};
+use super::{Failure, Outcome, complain, people, runtime, say};
 use crate::{
     agent::speaker,
     collectors::{self, CollectError, Context, Looked, Plan},
@@ -90,7 +86,7 @@ impl Arguments {
             .map_err(|error| Failure::Failed(format!("a body has no JSON form: {error}")))?;
         Ok(match self.format {
             Format::Json => format!("{body}\n"),
-            Format::Table => table::message(&body, table::width()),
+            Format::Table => people::message(&body, people::width()),
         })
     }
 }

@@ -1,16 +1,21 @@
 //! `tap`: decoded messages as a consumer sees them, and the proof that none is missing.
 
 pub mod audit;
+mod filter;
 mod show;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
-use clap::Args;
+use clap::{Args, builder::PossibleValuesParser};
 use serde_json::Value;
 
 use super::{Failure, Outcome, complain, say};
 use crate::{
     amqp::consumer::{Consumer, HELD, Message},
+    collectors,
     config::{Config, Loaded},
     event::status,
     spool::chain,
@@ -21,7 +26,8 @@ use audit::{Audit, Id, Status};
 /// Consume from the broker and print decoded messages
 ///
 /// Without --queue it listens through a temporary queue of its own; while that queue stands nothing is unroutable.
-/// With --queue it looks at what is there and puts it back.
+/// With --queue it looks at what is there and puts it back. It goes on until it is stopped, or for as long or as much as was
+/// asked for; what was read is summed up on stderr.
 ///
 /// Exit status: 0; with --audit 1 if a message is missing that was not declared lost, and 0 with "not provable" where
 /// an agent's statuses are fewer than two.
@@ -32,6 +38,14 @@ pub struct Arguments {
     /// With --audit agent_status is always read too: the proof rests on it.
     #[arg(long, value_name = "KEY", default_value = "#", conflicts_with = "queue")]
     pub binding: Vec<String>,
+
+    /// Only messages of this collector; may be given more than once
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(collectors::ALL.iter().map(|entry| entry.name)))]
+    pub collector: Vec<String>,
+
+    /// Only messages with this correlation id, and of their rows only those that bear it
+    #[arg(long, value_name = "ID", conflicts_with = "audit")]
+    pub correlation_id: Option<String>,
 
     /// Read from this queue instead of a temporary one
     #[arg(long, value_name = "NAME")]
@@ -90,24 +104,32 @@ impl Arguments {
             complain("reading through a temporary queue: while it stands nothing is unroutable");
             consumer
         };
-        let mut audit = Audit::default();
-        let result = self.read(&mut consumer, &mut audit).await;
+        let mut taken = Taken::default();
+        let result = self.read(&mut consumer, &mut taken).await;
         consumer.close().await;
+        complain(&taken.summary());
         result?;
+        let audit = taken.audit;
         if self.audit { show::verdict(&audit.verdict(), self.json) } else { Ok(()) }
     }
 
     /// What the temporary queue is bound with.
     fn bindings(&self, config: &Config) -> Vec<String> {
-        let mut bindings = self.binding.clone();
+        let labelled = config.amqp.routing_key.fill(&config.agent.name, &config.agent.labels);
+        let key = labelled.unwrap_or_else(|_| config.amqp.routing_key.clone());
+        // Another agent's keys may be made otherwise: who asks for all of them gets all, and what is not meant is left out.
+        let all = self.binding == ["#"];
+        let mut bindings = match self.collector.as_slice() {
+            named @ [_, ..] if all => named.iter().map(|name| key.of(name)).collect(),
+            _ => self.binding.clone(),
+        };
         if self.audit {
-            let labelled = config.amqp.routing_key.fill(&config.agent.name, &config.agent.labels);
-            bindings.push(labelled.unwrap_or_else(|_| config.amqp.routing_key.clone()).of(status::COLLECTOR));
+            bindings.push(key.of(status::COLLECTOR));
         }
         bindings
     }
 
-    async fn read(&self, consumer: &mut Consumer, audit: &mut Audit) -> Outcome {
+    async fn read(&self, consumer: &mut Consumer, taken: &mut Taken) -> Outcome {
         let end = self.seconds.map(|seconds| Instant::now() + seconds);
         let (mut read, mut quiets) = (0, 0);
         while self.count.is_none_or(|count| read < count) {
@@ -119,8 +141,8 @@ impl Arguments {
             };
             match next {
                 Ok(Ok(Some(message))) => {
-                    (read, quiets) = (read + 1, 0);
-                    self.take(&message, audit)?;
+                    quiets = 0;
+                    read += u64::from(self.take(&message, taken)?);
                     if self.ack {
                         consumer.ack(message.tag).await.map_err(|error| Failure::Failed(chain(&error)))?;
                     }
@@ -147,9 +169,9 @@ impl Arguments {
         Ok(())
     }
 
-    /// Shows one message, and takes note of it for the audit.
-    fn take(&self, message: &Message, audit: &mut Audit) -> Outcome {
-        let (bytes, body) = match decode(message) {
+    /// Shows one message, and takes note of it for the audit. False where it is none that was asked for.
+    fn take(&self, message: &Message, taken: &mut Taken) -> Result<bool, Failure> {
+        let (bytes, mut body) = match decode(message) {
             Ok(decoded) => decoded,
             Err(reason) => {
                 let id = message.message_id.as_deref().unwrap_or("without an id");
@@ -157,13 +179,22 @@ impl Arguments {
                     "message {id} (routing key {:?}) is none of an agent's: {reason}",
                     message.routing_key
                 ));
-                return Ok(());
+                return Ok(true);
             }
         };
+        if !self.is_wanted(message) {
+            return Ok(false);
+        }
+        if let Some(id) = &self.correlation_id
+            && !filter::keep(&mut body, id)
+        {
+            return Ok(false);
+        }
+        taken.count(message);
         if let (Some(agent), Some(run), Some(collector), Some(seq)) =
             (&message.agent_id, &message.run_id, &message.collector, message.seq)
         {
-            audit.observe(
+            taken.audit.observe(
                 Id { agent, run, collector, seq },
                 message.events.unwrap_or(0),
                 &bytes,
@@ -171,7 +202,42 @@ impl Arguments {
             );
         }
         // An audit's result is what it found; messages are shown beside it only to a person who follows.
-        if self.audit { Ok(()) } else { say(&show::message(message, &body, self.json)) }
+        if !self.audit {
+            say(&show::message(message, &body, self.json))?;
+        }
+        Ok(true)
+    }
+
+    /// Whether its collector was asked for. An audit needs statuses, whatever else it is about.
+    fn is_wanted(&self, message: &Message) -> bool {
+        let Some(collector) = &message.collector else { return true };
+        self.collector.is_empty() || self.collector.contains(collector) || self.audit && collector == status::COLLECTOR
+    }
+}
+
+/// What was taken so far.
+#[derive(Default)]
+struct Taken {
+    audit: Audit,
+    /// By collector: messages, events, bytes of bodies.
+    counts: BTreeMap<String, (u64, u64, u64)>,
+}
+
+impl Taken {
+    fn count(&mut self, message: &Message) {
+        let (messages, events, bytes) = self.counts.entry(message.collector.clone().unwrap_or_default()).or_default();
+        *messages += 1;
+        *events += u64::from(message.events.unwrap_or(0));
+        *bytes += message.body.len() as u64;
+    }
+
+    /// One line.
+    fn summary(&self) -> String {
+        let all = self.counts.iter().map(|(name, (messages, events, bytes))| {
+            format!("{name} {messages} messages, {events} events, {} KiB", bytes.div_ceil(1024))
+        });
+        let all: Vec<String> = all.collect();
+        if all.is_empty() { "nothing was read".into() } else { format!("read: {}", all.join("; ")) }
     }
 }
 

@@ -9,13 +9,10 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    super::{Failure, Outcome, complain, say},
+    super::{Failure, Outcome, complain, people, say},
     audit::Verdict,
 };
 use crate::amqp::consumer::Message;
-
-/// One row of an event is cut behind so many characters, for people.
-const ROW_CHARS: usize = 400;
 
 /// One message.
 pub(super) fn message(message: &Message, body: &Value, json: bool) -> String {
@@ -38,7 +35,8 @@ pub(super) fn message(message: &Message, body: &Value, json: bool) -> String {
         });
         return format!("{properties}\n");
     }
-    let (bold, plain) = if io::stdout().is_terminal() { ("\u{1b}[1m", "\u{1b}[0m") } else { ("", "") };
+    let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let (bold, plain) = if colours { ("\u{1b}[1m", "\u{1b}[0m") } else { ("", "") };
     let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or("-").to_owned();
     let replayed = if message.replayed == Some(true) { "  replayed" } else { "" };
     let server = body
@@ -52,37 +50,14 @@ pub(super) fn message(message: &Message, body: &Value, json: bool) -> String {
         text("agent_name"),
         text("run_id"),
     );
-    let events = body.get("events").and_then(Value::as_array);
-    for event in events.into_iter().flatten() {
-        let at = event.get("collected_at").and_then(Value::as_str).unwrap_or("-");
-        let rows = event.get("data").map(rows).unwrap_or_default();
-        let _infallible =
-            writeln!(out, "  {at}  {}", if rows.len() == 1 { "1 row".into() } else { format!("{} rows", rows.len()) });
-        if let Some(summary) = event.get("summary").filter(|summary| !summary.is_null()) {
-            let _infallible = writeln!(out, "    summary {}", fields(summary));
-        }
-        for row in rows {
-            let _infallible = writeln!(out, "    {}", fields(row));
-        }
+    let width = people::width().saturating_sub(INDENT.len());
+    for line in people::message(body, width).lines().filter(|line| !line.is_empty()) {
+        out.extend([INDENT, line, "\n"]);
     }
     out
 }
 
-fn rows(data: &Value) -> Vec<&Value> {
-    data.as_array().map_or_else(|| vec![data], |rows| rows.iter().collect())
-}
-
-/// A row as `name=value`, what is nil left out.
-fn fields(row: &Value) -> String {
-    let Some(map) = row.as_object() else { return row.to_string() };
-    let there = map.iter().filter(|(_, value)| !value.is_null());
-    let pairs: Vec<String> = there.map(|(name, value)| format!("{name}={value}")).collect();
-    let text = pairs.join(" ");
-    match text.char_indices().nth(ROW_CHARS) {
-        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
-        None => text,
-    }
-}
+const INDENT: &str = "  ";
 
 /// What the audit found. A gap is a failure.
 pub(super) fn verdict(verdict: &Verdict, json: bool) -> Outcome {

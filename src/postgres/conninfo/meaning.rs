@@ -37,6 +37,16 @@ pub struct Conninfo {
 }
 
 impl Conninfo {
+    /// Files with passwords, keys and certificates that a connection reads.
+    pub fn files(&self) -> Vec<&PathBuf> {
+        let roots = match &self.tls.roots {
+            Roots::File(file) => Some(file),
+            _ => None,
+        };
+        let tls = [&self.tls.cert, &self.tls.key, &self.tls.crl].map(Option::as_ref);
+        [self.passfile.as_ref(), roots].into_iter().chain(tls).flatten().collect()
+    }
+
     /// Stands where there is none, after a mistake in the configuration: nothing is ever connected to.
     pub(in crate::postgres) fn stand_in() -> Self {
         Self {

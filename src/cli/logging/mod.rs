@@ -1,7 +1,11 @@
-//! The log: lines on stderr, as text for people or as JSON, from the configured level up.
+//! The log: lines on stderr, as text for people or as JSON, from the configured level up; for the journal with the priority
+//! of each, and without its time. One place in the code that says too much is held down ([`limit`]).
 //!
 //! Some targets are held down whatever the level is: lapin logs each returned message with its body, and the broker's
 //! URL with its password.
+
+mod journal;
+mod limit;
 
 use std::{
     io::{self, IsTerminal},
@@ -9,9 +13,16 @@ use std::{
 };
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{Layer, Registry, filter::Targets, fmt, layer::SubscriberExt, reload};
+use tracing_subscriber::{
+    Layer, Registry,
+    filter::{FilterExt, Targets},
+    fmt,
+    layer::SubscriberExt,
+    reload,
+};
 
 use crate::config::{Format, Level, Log};
+pub use limit::tell_left_out;
 
 /// Libraries and the most that they may say.
 const HELD_DOWN: &[(&str, LevelFilter)] = &[
@@ -33,11 +44,12 @@ pub fn start(log: Log) {
         // It would report a stderr that is gone by printing to stderr, which panics.
         .log_internal_errors(false);
     let lines = match log.format {
+        Format::Text if journal::hears() => lines.without_time().with_writer(journal::Journal).boxed(),
         Format::Text => lines.boxed(),
         Format::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
     };
     let (level, handle) = reload::Layer::new(filter(log.level));
-    let subscriber = Registry::default().with(lines.with_filter(level));
+    let subscriber = Registry::default().with(lines.with_filter(level.and(limit::Limit)));
     let _already_started = tracing::subscriber::set_global_default(subscriber);
     let _already_started = LEVEL.set(handle);
 }

@@ -33,6 +33,18 @@ fn size(bytes: u64) -> String {
     }
 }
 
+/// A time span in seconds, in the unit that a person would take.
+pub(super) fn span(seconds: f64) -> String {
+    match seconds {
+        ..0.0 => "0 s".into(),
+        ..10.0 => format!("{seconds:.1} s"),
+        ..120.0 => format!("{seconds:.0} s"),
+        ..7_200.0 => format!("{:.0} min", seconds / 60.0),
+        ..172_800.0 => format!("{:.0} h", seconds / 3_600.0),
+        _ => format!("{:.0} d", seconds / 86_400.0),
+    }
+}
+
 /// A value as one line of text.
 pub(super) fn plain(value: &Value) -> String {
     match value {

@@ -1,25 +1,30 @@
-//! Messages as tables that a person likes to read. Pure but for the terminal's width.
+//! Messages as tables that a person likes to read: for `collect` and `tap`. Pure but for the terminal's width.
+
+mod tree;
+mod value;
 
 use std::fmt::Write;
 
 use serde_json::{Map, Value};
 
-use super::{
-    tree,
-    value::{clean, cut, plain, shown},
-};
+use value::{clean, cut, plain, shown, span};
 
 /// The columns that say most, for those that have too many for a screen; of others all that are not nil.
 const COLUMNS: &[(&str, &[&str])] = &[
     (
         "pg_activity",
-        &["pid", "usename", "datname", "application_name", "state", "wait_event", "xact_start", "blocked_by", "query"],
+        &["pid", "usename", "datname", "application_name", "state", "wait_event", XACT_AGE, "blocked_by", "query"],
     ),
     (
         "pg_statements",
-        &["queryid", "usename", "datname", "calls", "total_exec_time", "mean_exec_time", "rows", "query"],
+        &["queryid", "usename", "datname", "calls", "total_exec_time", SHARE, "mean_exec_time", "rows", "query"],
     ),
 ];
+
+/// How old a transaction is, in the place of when it began.
+const XACT_AGE: &str = "xact_age";
+/// How much of the time of all rows that are told a statement took.
+const SHARE: &str = "%";
 
 /// Where stdout is no terminal, such as a pager's pipe.
 const WIDTH: usize = 160;
@@ -40,13 +45,37 @@ pub(super) fn message(body: &Value, width: usize) -> String {
         out.push_str(&title(&name, event));
         match event.get("data") {
             Some(Value::Array(rows)) if name == "pg_locks" => out.push_str(&tree::lines(rows, width)),
-            Some(Value::Array(rows)) => out.push_str(&table(&name, rows, width)),
+            Some(Value::Array(rows)) => out.push_str(&table(&name, &derived(&name, rows, event), width)),
             Some(Value::Object(map)) => out.push_str(&sections(map, width)),
             _ => {}
         }
         out.push('\n');
     }
     out
+}
+
+/// Rows with what a person would have to reckon from them.
+fn derived(name: &str, rows: &[Value], event: &Value) -> Vec<Value> {
+    let time = |value: Option<&Value>| value?.as_str()?.parse::<jiff::Timestamp>().ok();
+    let now = time(event.get("collected_at"));
+    let spent = |row: &Value| row.get("total_exec_time").and_then(Value::as_f64).unwrap_or(0.0);
+    let all = rows.iter().map(spent).sum::<f64>().max(f64::MIN_POSITIVE);
+    let more = |row: &Value| match name {
+        "pg_activity" => {
+            let age = now?.duration_since(time(row.get("xact_start"))?);
+            Some((XACT_AGE, Value::from(span(age.as_secs_f64()))))
+        }
+        "pg_statements" => Some((SHARE, Value::from(100.0 * spent(row) / all))),
+        _ => None,
+    };
+    let with = |row: &Value| {
+        let mut whole = row.clone();
+        if let (Some(fields), Some((column, value))) = (whole.as_object_mut(), more(row)) {
+            fields.insert(column.into(), value);
+        }
+        whole
+    };
+    rows.iter().map(with).collect()
 }
 
 fn title(name: &str, event: &Value) -> String {
@@ -102,11 +131,16 @@ fn table(name: &str, rows: &[Value], width: usize) -> String {
 
 fn columns<'a>(name: &str, rows: &'a [Value]) -> Vec<&'a str> {
     let chosen = COLUMNS.iter().find(|(collector, _)| *collector == name).map(|(_, columns)| *columns);
-    let first = rows.first().and_then(Value::as_object);
-    let all = first.into_iter().flat_map(Map::keys).map(String::as_str);
+    // Not only of the first row: what was reckoned is not in each.
+    let mut all: Vec<&str> = Vec::new();
+    for column in rows.iter().filter_map(Value::as_object).flat_map(Map::keys) {
+        if !all.contains(&column.as_str()) {
+            all.push(column);
+        }
+    }
     let told = |column: &&str| rows.iter().any(|row| row.get(column).is_some_and(|value| !value.is_null()));
     let kept = |column: &&str| chosen.is_none_or(|chosen| chosen.contains(column));
-    let mut columns: Vec<_> = all.filter(kept).filter(told).collect();
+    let mut columns: Vec<_> = all.into_iter().filter(kept).filter(told).collect();
     columns.sort_by_key(|column| chosen.and_then(|chosen| chosen.iter().position(|other| other == column)));
     columns
 }
@@ -170,6 +204,24 @@ mod tests {
             ],
         );
         check("pg_activity", &json!([]), 24, &["pg_activity at T, nothing, 2 hidden, in 1.5 ms", ""]);
+    }
+
+    #[test]
+    fn what_a_person_would_have_to_reckon_is_there() {
+        let rows = json!([
+            {"queryid": "1", "total_exec_time": 30.0, "query": "a"},
+            {"queryid": "2", "total_exec_time": 10.0, "query": "b"},
+        ]);
+        let want = ["queryid  total_exec_time  %     query", "-------  ---------------  ----  -----"];
+        let got = table("pg_statements", &derived("pg_statements", rows.as_array().expect("rows"), &json!({})), 80);
+        let lines: Vec<_> = got.lines().collect();
+        assert_eq!(lines.get(..2), Some(&want[..]), "{got}");
+        assert!(got.contains("30.0  75.0  a") && got.contains("10.0  25.0  b"), "{got}");
+        let event = json!({"collected_at": "2026-11-26T10:01:00.000000Z"});
+        let rows =
+            [json!({"pid": 1, "xact_start": "2026-11-26T09:00:00.000000Z"}), json!({"pid": 2, "xact_start": null})];
+        let got = table("pg_activity", &derived("pg_activity", &rows, &event), 80);
+        assert_eq!(got.lines().collect::<Vec<_>>(), ["pid  xact_age", "---  --------", "  1  61 min", "  2  -"]);
     }
 
     #[test]

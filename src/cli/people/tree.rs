@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::value::{cut, plain, shown};
+use super::value::{cut, plain, span};
 
 /// The lines of the tree, cut to a width.
 pub(super) fn lines(edges: &[Value], width: usize) -> String {
@@ -100,8 +100,8 @@ impl Tree<'_> {
 }
 
 fn waits(edge: &Value) -> String {
-    let time = edge.get("wait_ms").filter(|time| !time.is_null());
-    let time = time.map(|time| format!(" {} ms", shown("wait_ms", time))).unwrap_or_default();
+    let time = edge.get("wait_ms").and_then(Value::as_f64);
+    let time = time.map(|ms| format!(" {}", span(ms / 1e3))).unwrap_or_default();
     let relation = match field(edge, "relation").as_str() {
         "-" | "" => String::new(),
         relation => format!(" on {relation}"),
@@ -133,7 +133,7 @@ mod tests {
                    "relation": null, "wait_ms": 1.0, "blocking_granted": true})
         };
         let got = lines(&edges.iter().map(edge).collect::<Vec<_>>(), 200);
-        let short = got.replace(" u a waits 1.0 ms for ShareLock (tuple): w", "").replace(" v b (active): q", "");
+        let short = got.replace(" u a waits 0.0 s for ShareLock (tuple): w", "").replace(" v b (active): q", "");
         assert_eq!(short.lines().collect::<Vec<_>>(), want, "{got}");
     }
 

@@ -258,6 +258,7 @@ holds_lock() { [ "$(sql "SELECT count(*) FROM pg_stat_activity WHERE state = 'id
 # ---- the agent --------------------------------------------------------------------------------------------------
 
 start_agent() {
+  page_port=$(free_port)
   # It holds a password: the agent says so where others may read it.
   install -m 600 /dev/null "$FOLDER/agent.toml"
   cat >"$FOLDER/agent.toml" <<TOML
@@ -267,7 +268,7 @@ amqp.url = "amqp://guest:guest@127.0.0.1:$mq_port/%2f"
 spool.dir = "$FOLDER/spool"
 spool.min_free = "0"
 retry.max = "1s"
-http.listen = ""
+http.listen = "127.0.0.1:$page_port"
 
 [collectors]
 pg_activity.interval = "1s"
@@ -282,6 +283,15 @@ TOML
   AGENT=$!
   quiet
   good "the agent looks each second (each 60 s where nothing else is configured)"
+  good "its status page, while this runs: http://127.0.0.1:$page_port/"
+}
+
+# ask PATH: what the agent answers at its own port.
+ask() {
+  exec 8<>"/dev/tcp/127.0.0.1/$page_port" || return 1
+  printf 'GET %s HTTP/1.0\r\n\r\n' "$1" >&8
+  timeout 5 sed '1,/^\r$/d' <&8
+  exec 8>&-
 }
 
 COLLECTORS=(agent_status system_metrics pg_activity pg_statements pg_locks)
@@ -366,6 +376,8 @@ outage() {
       "$(printf '%*s' $((bytes / 4096 + 1)) '' | tr ' ' '#' | cut -c 1-60)"
   done
   spooled=$bytes
+  say "what it says of itself, at /readyz:"
+  wrap 96 "$(ask /readyz)"
   kill -0 "$AGENT" 2>/dev/null || fail "the agent has ended"
   start_rabbitmq
   say "starting the broker again …"

@@ -3,7 +3,11 @@
 //! One loop: `select` waits and returns an [`Action`], `apply` does what follows. Which events travel together is
 //! decided in [`crate::batch`]; what a number means, in [`crate::spool`].
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tracing::error;
 
@@ -17,6 +21,7 @@ use crate::{
         status::{self, AgentStatus, Occasion},
     },
     health::Health,
+    recent::Recent,
     settings::{Choice, Reader, Section},
     spool::{Draft, Spool, Told, chain},
 };
@@ -108,6 +113,9 @@ impl Speaker {
     }
 }
 
+/// How long a turn of the loop may take: it waits for nothing but the disk.
+const TURNS: Duration = Duration::from_secs(30);
+
 /// Everything that makes the loop turn.
 enum Action {
     Item(Item),
@@ -125,19 +133,29 @@ pub struct Intake {
     batcher: Batcher,
     spool: Arc<Spool>,
     health: Arc<Health>,
+    recent: Option<Arc<Recent>>,
 }
 
 impl Intake {
-    /// An intake with nothing in it.
-    pub fn new(config: &Config, speaker: Speaker, spool: Arc<Spool>, health: Arc<Health>) -> Self {
+    /// An intake with nothing in it. `recent` is shown what is numbered, if anybody looks.
+    pub fn new(
+        config: &Config,
+        speaker: Speaker,
+        spool: Arc<Spool>,
+        health: Arc<Health>,
+        recent: Option<Arc<Recent>>,
+    ) -> Self {
         let batcher = Batcher::new(config.batch.clone(), speaker.envelope());
-        Self { speaker, compression: config.compression, batcher, spool, health }
+        Self { speaker, compression: config.compression, batcher, spool, health, recent }
     }
 
     /// Takes items until every sender is gone; then everything has its number.
     pub async fn run(mut self, mut items: Receiver) {
+        let health = Arc::clone(&self.health);
         loop {
-            match self.select(&mut items).await {
+            let action = self.select(&mut items).await;
+            let _at_work = health.loops.at_work("intake", TURNS);
+            match action {
                 Action::Item(item) => self.take(item),
                 Action::Due => self.batcher.due(Instant::now()).into_iter().for_each(|batch| self.number(&batch)),
                 Action::End => break,
@@ -200,7 +218,9 @@ impl Intake {
         let draft = self.draft(batch.collector, batch.version, batch.events.len());
         let numbered = self.spool.number(draft, |seq| {
             let server = batch.server.as_deref();
-            self.finish(self.speaker.body(batch.collector, batch.version, seq, server, &batch.events)?)
+            let body = self.speaker.body(batch.collector, batch.version, seq, server, &batch.events)?;
+            self.show(batch.collector, seq, batch.events.len(), &body);
+            self.finish(body)
         });
         self.see(batch.collector, numbered);
     }
@@ -212,9 +232,17 @@ impl Intake {
             let Told { sent, spool, waiting, lost, previous_runs } = told;
             sample.data = AgentStatus { sent, spool, waiting, lost, previous_runs, ..sample.data };
             let events = sample.encode(usize::MAX)?;
-            self.finish(self.speaker.body(collector, version, seq, None, &events)?)
+            let body = self.speaker.body(collector, version, seq, None, &events)?;
+            self.show(collector, seq, events.len(), &body);
+            self.finish(body)
         });
         self.see(collector, numbered);
+    }
+
+    fn show(&self, collector: &'static str, seq: u64, events: usize, body: &[u8]) {
+        if let Some(recent) = &self.recent {
+            recent.note(collector, seq, events, body);
+        }
     }
 
     fn finish(&self, body: Vec<u8>) -> Result<Vec<u8>, EncodeError> {

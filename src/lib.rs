@@ -19,8 +19,8 @@
 //! | edge | `main`, [`cli`] | people, exit statuses, stdout; one file for each command |
 //! | assembly | [`agent`] | who is wired to whom, and in which order things stop; the only place that spawns tasks |
 //! | sum | [`config`] | files, environment, origins; the sections are declared beside the code that reads them |
-//! | work | [`collectors`], [`intake`], [`publisher`] | the job; no doors between its modules, only channels and handles |
-//! | ground | [`postgres`], [`spool`], [`amqp`], [`batch`] | one outside thing each (the server, the disk, the broker), or none |
+//! | work | [`collectors`], [`intake`], [`publisher`], [`http`] | the job; no doors between its modules, only channels and handles |
+//! | ground | [`postgres`], [`spool`], [`amqp`], [`batch`], [`recent`] | one outside thing each (the server, the disk, the broker), or none |
 //! | words | [`event`], [`text`] | what is said: events, messages and their encoding; what may leave of a query's text |
 //! | base | [`backoff`], [`health`], [`secret`], [`tls`] | waiting, the state of all parts, what is never printed, certificates |
 //! | keys | [`settings`] | how a part declares its configuration |
@@ -49,9 +49,11 @@ pub mod collectors;
 pub mod config;
 pub mod event;
 pub mod health;
+pub mod http;
 pub mod intake;
 pub mod postgres;
 pub mod publisher;
+pub mod recent;
 pub mod secret;
 pub mod settings;
 pub mod spool;

@@ -56,7 +56,7 @@ pub async fn replay(
     (config.spool.max_bytes, config.spool.min_free, config.spool.max_age) = (u64::MAX, 0, Duration::MAX);
     // None of them looks at anything here.
     config.collectors.plans.iter_mut().for_each(|plan| plan.enabled = false);
-    let mut line = Line::begin(&config, Arc::new(Health::default()))?;
+    let mut line = Line::begin(&config, Arc::new(Health::default()), None)?;
     if let Some(trouble) = line.spool.trouble() {
         line.end(Instant::now()).await;
         return Err(Error::Folder(trouble));
@@ -133,7 +133,7 @@ impl Silence {
     fn look(&mut self, delivery: &Delivery, passed: Duration) -> Duration {
         if delivery.confirmed > self.confirmed {
             *self = Self { confirmed: delivery.confirmed, published: delivery.published, lasts: Duration::ZERO };
-        } else if delivery.connected && delivery.published > self.published {
+        } else if delivery.node.is_some() && delivery.published > self.published {
             self.lasts += passed;
         }
         self.lasts
@@ -165,7 +165,8 @@ mod tests {
         let second = Duration::from_secs(1);
         let mut silence = Silence::default();
         let mut look = |connected, published, confirmed| {
-            let delivery = Delivery { published, confirmed, connected, ..Delivery::default() };
+            let node = Some("node".to_owned()).filter(|_| connected);
+            let delivery = Delivery { published, confirmed, node, ..Delivery::default() };
             silence.look(&delivery, second)
         };
         for _ in 0..3600 {

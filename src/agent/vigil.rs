@@ -2,15 +2,17 @@
 //! when it is over. What goes wrong is told at once where it goes wrong.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
+use super::supervisor;
 use crate::{
     event::status::SpoolStatus,
-    health::Health,
+    health::{Delivery, Health},
     spool::Spool,
     units::{self, Time},
 };
@@ -59,9 +61,11 @@ impl Vigil {
 /// Watches as long as the agent runs.
 pub(super) async fn keep_vigil(spool: Arc<Spool>, health: Arc<Health>) {
     let (mut delivery, mut disk, mut backlog) = (Vigil::default(), Vigil::default(), false);
+    let mut stuck = BTreeSet::new();
+    let every = supervisor::alive_every().map_or(EVERY, |limit| limit.min(EVERY));
     loop {
-        tokio::time::sleep(EVERY).await;
-        let (now, (_, told), status) = (Instant::now(), health.snapshot(), spool.status());
+        tokio::time::sleep(every).await;
+        let (now, (_, told), status) = (Instant::now(), health.snapshot(), spool.glance().status);
         match delivery.look(now, told.troubled.is_some()) {
             Some(Word::Still(lasts)) => {
                 let trouble = told.trouble.as_deref().unwrap_or("connected, and nothing is confirmed yet");
@@ -86,12 +90,36 @@ pub(super) async fn keep_vigil(spool: Arc<Spool>, health: Arc<Health>) {
             Some(Word::Over(lasted)) => info!(lasted = rounded(lasted), "what waits is safe again"),
             None => {}
         }
+        see_loops(&health, &mut stuck, &told, &status);
         let old =
             |oldest: Time| Time::now().0.saturating_sub(oldest.0) > i64::try_from(BACKLOG.as_micros()).unwrap_or(0);
         if backlog && delivery.since.is_none() && !status.oldest_at.is_some_and(old) {
             backlog = false;
             info!("all that waited is delivered");
         }
+    }
+}
+
+/// Tells of loops that are stuck, once each, and the service manager of how the agent is.
+fn see_loops(health: &Health, stuck: &mut BTreeSet<&'static str>, told: &Delivery, status: &SpoolStatus) {
+    let found = health.loops.stuck();
+    for part in found.iter().filter(|found| !stuck.contains(found.part)) {
+        let seconds = part.time.as_secs();
+        error!(
+            part = part.part,
+            seconds, "a part of the agent is stuck on one thing: a disk that hangs, or a mistake of ours"
+        );
+    }
+    let parts: BTreeSet<_> = found.iter().map(|found| found.part).collect();
+    for part in stuck.difference(&parts) {
+        info!(part, "goes on");
+    }
+    *stuck = parts;
+    let waiting = status.messages;
+    match (stuck.first(), told.trouble.as_deref().or(status.trouble.as_deref())) {
+        (Some(part), _) => supervisor::stuck(&format!("{part} is stuck")),
+        (None, Some(trouble)) => supervisor::alive(&format!("{waiting} messages wait: {trouble}")),
+        (None, None) => supervisor::alive(&format!("collecting; {waiting} messages wait")),
     }
 }
 

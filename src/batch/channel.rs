@@ -30,6 +30,25 @@ pub struct Sender {
     bytes: Arc<Semaphore>,
 }
 
+/// How full the channel is. Keeps no end of it.
+#[derive(Debug, Clone)]
+pub struct Gauge {
+    items: mpsc::WeakSender<(Item, OwnedSemaphorePermit)>,
+    capacity: usize,
+}
+
+impl Gauge {
+    /// Samples in it; none once its senders are gone.
+    pub fn samples(&self) -> usize {
+        self.items.upgrade().map_or(0, |items| items.max_capacity() - items.capacity())
+    }
+
+    /// How many there may be.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+}
+
 /// The intake's end.
 #[derive(Debug)]
 pub struct Receiver(mpsc::Receiver<(Item, OwnedSemaphorePermit)>);
@@ -48,6 +67,11 @@ impl Sender {
     /// Leave to take a sample; `None` where the channel is full.
     pub fn slot(&self) -> Option<Slot> {
         (self.items.capacity() > 0).then(|| Slot(self.clone()))
+    }
+
+    /// How full the channel is.
+    pub fn gauge(&self) -> Gauge {
+        Gauge { items: self.items.downgrade(), capacity: self.items.max_capacity() }
     }
 
     /// Hands a sample over, as soon as it and its bytes have room.
@@ -91,15 +115,18 @@ mod tests {
     #[tokio::test]
     async fn a_full_channel_has_no_slot_and_bytes_are_waited_for() {
         let (sender, mut receiver) = channel(2);
+        let gauge = sender.gauge();
         sender.slot().expect("empty").send(item(5 << 20)).await;
         let mut second = Box::pin(sender.slot().expect("one left").send(item(5 << 20)));
         assert!((&mut second).now_or_never().is_none(), "10 MiB do not fit into 8");
+        assert_eq!((gauge.samples(), gauge.capacity()), (1, 2));
         assert!(receiver.next().await.is_some());
         second.await;
         assert!(receiver.next().await.is_some());
         sender.slot().expect("empty").send(item(100 << 20)).await;
         drop(sender);
         assert!(receiver.next().await.is_some() && receiver.next().await.is_none());
+        assert_eq!(gauge.samples(), 0, "it holds no end open");
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ mod collect;
 mod config;
 pub mod logging;
 mod pages;
+mod people;
 pub mod run;
 mod schema;
 mod spool;

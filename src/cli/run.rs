@@ -1,7 +1,5 @@
 //! `run`: the sidecar.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use clap::Args;
 use rustix::process::Signal;
 use tokio::{
@@ -22,8 +20,9 @@ use crate::{
 /// Collect, spool and publish until SIGTERM or SIGINT
 ///
 /// A second signal stops at once; what was not yet delivered is in the spool. A database or broker that is away at the
-/// start is an outage like any other: it is waited for without end. SIGHUP reads the configuration again: collectors,
-/// privacy and log level change at once, everything else with the next start; password files are read at each connect.
+/// start is an outage like any other: it is waited for without end. SIGHUP reads the configuration again, and the files
+/// that it names: postgres, amqp, retry, collectors, privacy and log.level are in force at once, what else has changed is
+/// named and waits for the next start. A configuration with a mistake changes nothing.
 ///
 /// Exit status: 0 after a clean stop, 75 if another agent holds the spool, 78 on a bad configuration, 1 otherwise.
 #[derive(Debug, Args)]
@@ -49,6 +48,7 @@ impl Arguments {
             tokio::select! {
                 result = agent => result,
                 never = signals(stop, reload, loaded, load) => match never {},
+                () = super::logging::tell_left_out() => std::future::pending().await,
             }
         });
         // Nothing that still waits for a network may keep the process: what matters is in the spool.
@@ -105,7 +105,7 @@ async fn signals(
                 match load() {
                     Err(mistakes) => error!(%mistakes, "the configuration was read again and is refused; the old one stays in force"),
                     Ok(new) => {
-                        let changed = changed(&loaded, &new);
+                        let changed = loaded.changed(&new);
                         info!(?changed, "the configuration was read again");
                         super::logging::set_level(new.config.log.level);
                         tell_exposed(&new);
@@ -127,14 +127,4 @@ pub(super) fn ask_to_stop(stop: &watch::Sender<bool>) {
         warn!("stopped at once by a second signal; what was not delivered is in the spool");
         std::process::exit(1);
     }
-}
-
-/// The keys whose values differ. Of a URL, whatever is masked in it is not seen: a new password needs a new connection.
-fn changed(old: &Loaded, new: &Loaded) -> Vec<String> {
-    let values = |loaded: &Loaded| -> BTreeMap<String, Option<String>> {
-        loaded.known.iter().map(|known| (known.path.clone(), known.value.clone())).collect()
-    };
-    let (old, new) = (values(old), values(new));
-    let paths: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    paths.into_iter().filter(|path| old.get(*path) != new.get(*path)).cloned().collect()
 }

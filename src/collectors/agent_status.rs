@@ -4,15 +4,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use procfs::{FromRead, process::Stat};
-
 use super::{CollectError, Collector, Context};
 use crate::{
     event::{
         EncodeError, NoSummary, Payload, Sample,
         status::{AgentStatus, Occasion, SpoolStatus},
     },
-    health::Health,
+    health::{Health, Usage},
     settings::{Reader, Section},
     units::Time,
 };
@@ -56,7 +54,7 @@ impl Collector for Status {
 /// A status as far as it can be known before it is numbered.
 pub fn take(event: Occasion, health: &Health) -> Sample<AgentStatus, NoSummary> {
     let (collectors, delivery) = health.snapshot();
-    let stat = Stat::from_file("/proc/self/stat").ok();
+    let Usage { rss_bytes, cpu_s } = Usage::now();
     let status = AgentStatus {
         event,
         uptime_s: health.uptime().as_secs_f64(),
@@ -67,8 +65,8 @@ pub fn take(event: Occasion, health: &Health) -> Sample<AgentStatus, NoSummary> 
         waiting: Vec::new(),
         lost: Vec::new(),
         previous_runs: Vec::new(),
-        rss_bytes: stat.as_ref().map(|stat| stat.rss.saturating_mul(rustix::param::page_size() as u64)),
-        cpu_s: stat.map(|stat| (stat.utime + stat.stime) as f64 / rustix::param::clock_ticks_per_second() as f64),
+        rss_bytes,
+        cpu_s,
     };
     Sample {
         server: None,

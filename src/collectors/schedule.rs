@@ -20,6 +20,9 @@ use crate::{
     units::Time,
 };
 
+/// How much longer than its deadline a look may seem to take before its loop counts as stuck.
+const GRACE: Duration = Duration::from_secs(30);
+
 /// How a collector is run.
 #[derive(Debug, Clone)]
 pub struct Schedule {
@@ -56,12 +59,14 @@ impl Schedule {
                 }
                 Some(slot) => {
                     let next = started + self.plan.interval;
+                    let at_work = self.context.health.loops.at_work(self.plan.name, self.deadline + GRACE);
                     let looking = AssertUnwindSafe(look.look(&self.context, self.max_event_bytes)).catch_unwind();
                     let looked = tokio::select! {
                         biased;
                         _ = stop.wait_for(|stop| *stop) => return,
                         looked = timeout(self.deadline, looking) => looked,
                     };
+                    drop(at_work);
                     match self.judge(looked) {
                         Outcome::Sample(looked) => {
                             let collector = (self.plan.name, self.plan.version);

@@ -18,6 +18,7 @@
 //! Each statement has the server's `statement_timeout`, a deadline on our side beside it, and its name in a comment.
 //! Nothing outside this folder knows the driver. What a connection string means is `conninfo`'s work, which is pure.
 
+mod circumstances;
 pub mod conninfo;
 mod dial;
 mod error;
@@ -37,6 +38,7 @@ use crate::{
 use conninfo::{Conninfo, Environment};
 use pool::Shared;
 
+pub use circumstances::Circumstances;
 pub use dial::APPLICATION_NAME;
 pub use error::Error;
 pub use identity::Identity;
@@ -127,6 +129,16 @@ impl Database {
     /// Why the database cannot be reached; `None` if the last dial was answered, or if there was none yet.
     pub fn away(&self) -> Option<Error> {
         self.0.away()
+    }
+
+    /// Whether somebody logged in since the start.
+    pub fn was_reached(&self) -> bool {
+        self.0.was_reached()
+    }
+
+    /// Ends all connections, and waits for so long at the most until they are gone. Nothing can be asked afterwards.
+    pub async fn close(&self, limit: Duration) {
+        self.0.close(limit).await;
     }
 
     /// Connections that are open or being made.

@@ -66,6 +66,8 @@ struct State {
     not_before: Option<Instant>,
     /// Why the last dial failed; `None` while the database can be reached.
     away: Option<Error>,
+    /// Some dial ended with a login.
+    reached: bool,
     /// A connection that was made when nobody waited for it any more.
     parked: Option<Line>,
 }
@@ -80,7 +82,7 @@ impl Shared {
     pub(super) fn new(config: &Config, retry: &backoff::Config) -> Result<Self, Error> {
         let size = usize::try_from(config.pool_size).unwrap_or(1).max(1);
         let (conninfo, file) = (config.conninfo.clone(), config.password_file.clone());
-        let state = State { delays: Delays::new(retry), not_before: None, away: None, parked: None };
+        let state = State { delays: Delays::new(retry), not_before: None, away: None, reached: false, parked: None };
         let door = Arc::new(Door {
             dialer: Dialer::new(conninfo, file, config.statement_timeout, size),
             state: Mutex::new(state),
@@ -143,6 +145,11 @@ impl Shared {
         self.door.state().away.clone()
     }
 
+    /// Whether some dial ended with a login.
+    pub(super) fn was_reached(&self) -> bool {
+        self.door.state().reached
+    }
+
     /// Cancels what a connection is doing and gives its place back when the server has answered.
     pub(super) fn leave(&self, connection: Connection) {
         let token = connection.cancel_token();
@@ -155,6 +162,16 @@ impl Shared {
             let _answered = connection.simple_query("").await;
             drop(Object::take(connection));
         });
+    }
+
+    /// Ends all connections, and waits for so long at the most until they are gone.
+    pub(super) async fn close(&self, limit: Duration) {
+        self.pool.close();
+        self.door.state().parked = None;
+        let until = Instant::now() + limit;
+        while self.pool.status().size > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Time spent on statements of one name so far.
@@ -226,6 +243,7 @@ impl Door {
         let Some(error) = error else {
             state.delays.reset();
             state.not_before = None;
+            state.reached = true;
             if state.away.take().is_some() {
                 tracing::info!("database reachable again");
             }

@@ -44,6 +44,8 @@ pub struct Settled {
     pub events: u32,
     /// What became of it.
     pub outcome: Outcome,
+    /// How long its answer took. Time in which the broker was blocked does not count.
+    pub took: Duration,
 }
 
 /// Whose confirms take too long.
@@ -63,7 +65,8 @@ struct Flight {
     bytes: usize,
     lane: Lane,
     sent: Instant,
-    ack: Option<bool>,
+    /// What the answer was, and when it came.
+    answer: Option<(bool, Instant)>,
 }
 
 #[derive(Debug, Default)]
@@ -152,7 +155,7 @@ impl Deliveries {
             bytes,
             lane,
             sent: now,
-            ack: None,
+            answer: None,
         });
         track.settled + track.flights.len() as u64
     }
@@ -168,20 +171,20 @@ impl Deliveries {
         }
         let index = tag.checked_sub(track.settled + 1).and_then(|index| usize::try_from(index).ok());
         if let Some(flight) = index.and_then(|index| track.flights.get_mut(index)) {
-            flight.ack.get_or_insert(ack);
+            flight.answer.get_or_insert((ack, now));
         }
     }
 
     /// Settles what is answered from the oldest on. Only after all answers that are there were [taken in](Self::answered).
     pub fn settle(&mut self, log: &Arc<str>) -> Vec<Settled> {
         let track = self.track(log);
-        let answered = track.flights.iter().take_while(|flight| flight.ack.is_some()).count();
+        let answered = track.flights.iter().take_while(|flight| flight.answer.is_some()).count();
         let settled: Vec<Flight> = track.flights.drain(..answered).collect();
         track.settled += answered as u64;
         track.bytes -= settled.iter().map(|flight| flight.bytes).sum::<usize>();
-        let outcome = |flight: &Flight, returned: &mut BTreeSet<String>| match flight.ack {
+        let outcome = |flight: &Flight, returned: &mut BTreeSet<String>| match flight.answer {
             _ if returned.remove(&flight.message_id) => Outcome::Returned,
-            Some(true) => Outcome::Delivered,
+            Some((true, _)) => Outcome::Delivered,
             _ => Outcome::Refused,
         };
         let settled: Vec<Settled> = settled
@@ -190,6 +193,7 @@ impl Deliveries {
                 id: flight.id,
                 events: flight.events,
                 outcome: outcome(&flight, &mut track.returned),
+                took: flight.answer.map_or(Duration::ZERO, |(_, at)| at.saturating_duration_since(flight.sent)),
             })
             .collect();
         if settled.iter().any(|settled| settled.outcome == Outcome::Delivered) {

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::{
     amqp::{self, Connection, RoutingKey},
     backoff::{self, Delays},
-    health::Health,
+    health::{Delivery, Health},
     spool::{Spool, chain},
 };
 use delivery::Deliveries;
@@ -83,16 +83,10 @@ impl Publisher {
             let reason = match opened {
                 Ok(connection) => {
                     info!(node = connection.node(), "connected to the broker");
-                    if attempt > 0 {
-                        self.health.delivery(|delivery| delivery.reconnects += 1);
-                    }
                     told.clear();
-                    self.health.delivery(|delivery| {
-                        delivery.set_trouble(None);
-                        delivery.connected = true;
-                    });
+                    self.health.delivery(|delivery| delivery.connect(connection.node()));
                     let end = Link::new(self, connection, &mut deliveries).serve(phase, &mut delays).await;
-                    self.health.delivery(|delivery| delivery.connected = false);
+                    self.health.delivery(Delivery::disconnect);
                     match end {
                         End::Drained => return,
                         End::Lost(error) => error,

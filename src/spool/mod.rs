@@ -42,7 +42,7 @@ use std::{
     collections::BTreeMap,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
     time::Instant,
 };
 
@@ -99,6 +99,22 @@ pub struct Told {
     pub previous_runs: Vec<PreviousRun>,
 }
 
+/// What somebody sees of the spool who looks from aside.
+#[derive(Debug, Clone)]
+pub struct Glance {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Bytes of segments that it may hold: `spool.max_bytes`.
+    pub max_bytes: u64,
+    /// What it holds.
+    pub status: SpoolStatus,
+    /// By collector: the last `seq` that this run gave out.
+    pub given: BTreeMap<String, u64>,
+    /// Messages that were found lost in this run, by collector and reason. A loss whose extent nobody knows, after a power cut,
+    /// counts as one message.
+    pub losses: BTreeMap<(String, Reason), u64>,
+}
+
 /// What is to be numbered and kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Draft<'a> {
@@ -126,6 +142,8 @@ pub struct Spool {
     /// The folder could not be used when this run began, and now it can be: by a run that begins anew.
     pub usable: Notify,
     state: Mutex<State>,
+    /// What was seen last.
+    seen: Mutex<Glance>,
 }
 
 impl Spool {
@@ -164,6 +182,7 @@ impl Spool {
             ready: Notify::new(),
             duty: Notify::new(),
             usable: Notify::new(),
+            seen: Mutex::new(state.glance()),
             state: Mutex::new(state),
         })
     }
@@ -308,6 +327,20 @@ impl Spool {
     /// What the spool holds.
     pub fn status(&self) -> SpoolStatus {
         self.state().status()
+    }
+
+    /// What can be seen without waiting for anybody: where the spool is busy, as with a disk that hangs, what was seen before.
+    pub fn glance(&self) -> Glance {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        if let Some(mut state) = state {
+            *seen = state.glance();
+        }
+        seen.clone()
     }
 
     /// When [`Spool::keep`] has something to do; `None` while there is nothing.

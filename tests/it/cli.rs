@@ -317,7 +317,7 @@ fn check_tells_who_is_away_and_no_secret() {
                   spool.dir = '/dev/null/spool'";
     let output = run(config, &["check", "--json"]);
     check(&output, 1);
-    for id in ["postgres.login", "amqp.login", "spool.folder"] {
+    for id in ["postgres.reachable", "amqp.reachable", "spool.folder"] {
         check_finding(&output, id, "failure", "");
     }
     assert!(!findings(&output).iter().any(|(id, _, _)| id == "collector.pg_locks"), "told once");

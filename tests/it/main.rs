@@ -15,11 +15,17 @@
 
 /// TLS to the broker: what is trusted, who logs in, and how each failure is told.
 mod amqp_tls;
+/// Each finding of `check`, broken, mended by what is printed, and gone.
+mod check;
 /// Exit statuses, stdout and stderr of the commands, on real servers where they look at one.
 mod cli;
 /// Faults of the broker, the line, the disk, the folder, the limits and the process, each with two judges; and kill -9 at
 /// random moments through outages.
 mod faults;
+/// What the agent shows at its port, and that whoever asks harms nobody.
+mod http;
+/// Reloads, restarts and the log of a service.
+mod life;
 /// One look of a collector, decoded.
 mod looking;
 /// Ten thousand sessions, values at the ends of their ranges, and versions to come.
@@ -46,6 +52,8 @@ mod rig_stands;
 mod schemas;
 /// No secret gets out by any door, and renewed ones are used without a restart.
 mod secrets;
+/// The status page in a real browser.
+mod status_page;
 /// The host, against psutil.
 mod system_metrics;
 /// What may leave of a text, against the server's own scanner.

@@ -19,6 +19,8 @@ use rustix::process::Signal;
 use crate::rig::{
     Folder,
     agent::{Agent, command},
+    free_port,
+    http::get,
     postgres::{Role, Server},
     proxy::{Line, Proxy},
     tls::{Certificate, Secured, Valid, shared},
@@ -200,6 +202,8 @@ struct World<'a> {
     secured: &'a Secured,
     own: &'a Certificate,
     password: &'a str,
+    /// The port of its status page.
+    page: u16,
     more_urls: Vec<String>,
 }
 
@@ -223,7 +227,8 @@ impl World<'_> {
              amqp.exchange = 'canaries-{mode}'\nspool.dir = '{spool}'\nspool.min_free = '0'\nlog.level = 'trace'\n\
              log.format = '{format}'\nprivacy.query_text = '{mode}'\nretry = {{ initial = '50ms', max = '200ms' }}\n\
              [collectors]\npg_activity.interval = '500ms'\npg_locks.interval = '500ms'\npg_statements.interval = '1s'\n\
-             pg_statements.limit = 1000\nagent_status.interval = '500ms'\n",
+             pg_statements.limit = 1000\nagent_status.interval = '500ms'\n[http]\nlisten = '127.0.0.1:{page}'\n",
+            page = self.page,
             mode = self.mode,
             urls = self.more_urls,
             mqfile = at("amqp.password"),
@@ -297,6 +302,15 @@ fn seen_from_outside(agent: &Agent) -> Vec<(String, Vec<u8>)> {
         .into()
 }
 
+/// Everything that the agent shows at its port.
+fn shown(port: u16) -> Vec<(String, Vec<u8>)> {
+    let collectors = ["pg_activity", "pg_statements", "pg_locks", "agent_status"];
+    let messages = collectors.map(|name| format!("/messages/{name}.json?rows=1000"));
+    let paths = ["/", "/page.js", "/healthz", "/readyz", "/metrics", "/status.json"].map(str::to_owned);
+    let paths = paths.into_iter().chain(messages);
+    paths.map(|path| (format!("shown at {path}"), get(port, &path).body.into_bytes())).collect()
+}
+
 /// Runs an agent without, then with its broker, and gives everything that left it or that it left behind.
 async fn live(world: &World<'_>) -> Vec<(String, Vec<u8>)> {
     let exchange = format!("canaries-{}", world.mode);
@@ -308,7 +322,7 @@ async fn live(world: &World<'_>) -> Vec<(String, Vec<u8>)> {
     let waits = |name: &str| crate::faults::layout::waits(&world.folder.path().join("spool"), name) >= 2;
     let wanted = ["pg_activity", "pg_statements", "pg_locks", "agent_status"];
     wait_for("all of it waits on disk", BOUND, || wanted.iter().all(|name| waits(name)));
-    let mut all = [world.spool(), seen_from_outside(&agent), world.commands()].concat();
+    let mut all = [world.spool(), seen_from_outside(&agent), world.commands(), shown(world.page)].concat();
     agent.signal(Signal::HUP);
     wait_for("the configuration is read again", BOUND, || agent.log().contains("was read again"));
     assert!(agent.stop(BOUND).0.success());
@@ -319,6 +333,7 @@ async fn live(world: &World<'_>) -> Vec<(String, Vec<u8>)> {
     })
     .await;
     all.extend(world.commands());
+    all.extend(shown(world.page));
     all.push(("log".into(), agent.log().into_bytes()));
     assert!(agent.stop(BOUND).0.success());
     let (connection, channel) = broker.channel().await;
@@ -459,7 +474,16 @@ async fn of_hundreds_of_planted_secrets_and_literals_none_gets_out() {
         let unused = flock.secret();
         let more_urls = (0..20).map(|n| flock.fill(&format!("amqps://u{n}:$S@127.0.0.1:1/%2f?heartbeat=5"))).collect();
         let folder = Folder::new(mode);
-        let world = World { mode, folder, server: &server, secured, own: &own, password: &unused, more_urls };
+        let world = World {
+            mode,
+            folder,
+            server: &server,
+            secured,
+            own: &own,
+            password: &unused,
+            page: free_port(),
+            more_urls,
+        };
         write(&world.folder.path().join("postgres.password"), &format!("{password}\n"));
         write(&world.folder.path().join("amqp.password"), &format!("{broker_password}\n"));
         let others = (0..30).map(|n| flock.fill(&format!("127.0.0.1:{n}:*:agent:$S\n"))).collect::<String>();

@@ -17,7 +17,6 @@ use super::{Answered, KEPT, Link, Pending, State, turns::TURN};
 use crate::{
     amqp::{Channel, Confirmed, Error, Unroutable},
     event::status::Reason,
-    health::Delivery,
     publisher::delivery::{Outcome, Overdue, Settled},
     spool::chain,
     units,
@@ -80,7 +79,7 @@ impl Link<'_> {
         let discard = self.publisher.config.unroutable == Unroutable::Discard;
         match settled.outcome {
             Outcome::Delivered => {
-                health.delivery(Delivery::confirm);
+                health.delivery(|delivery| delivery.confirm(settled.took));
                 spool.ack(log, settled.id);
                 self.delivered(log);
             }

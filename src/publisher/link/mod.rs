@@ -9,7 +9,7 @@ use std::{
     future::{Future, pending},
     pin::Pin,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -61,6 +61,9 @@ enum Action {
     Tick,
 }
 
+/// How long a turn of the loop may take: it waits for nothing but the disk.
+const TURNS: Duration = Duration::from_secs(30);
+
 /// What becomes of messages of a log that cannot be delivered now.
 const KEPT: &str = "messages are kept in the spool and tried again";
 
@@ -106,6 +109,8 @@ pub(super) struct Link<'a> {
     scarce: bool,
     draining: Option<Instant>,
     confirmed: bool,
+    /// Channels that are open, as it was told last.
+    open: usize,
 }
 
 impl<'a> Link<'a> {
@@ -124,6 +129,7 @@ impl<'a> Link<'a> {
             scarce: false,
             draining: None,
             confirmed: false,
+            open: 0,
         }
     }
 
@@ -132,13 +138,19 @@ impl<'a> Link<'a> {
         let spool = Arc::clone(&self.publisher.spool);
         spool.set_live(Some(self.publisher.fresh_bytes()));
         let mut signals = self.connection.signals();
+        let health = Arc::clone(&self.publisher.health);
+        let at_work = || health.loops.at_work("publisher", TURNS);
+        let mut work = at_work();
         let end = loop {
             self.see_phase(*phase.borrow_and_update());
             self.fill();
+            self.tell_channels();
+            drop(work);
             if self.is_drained() {
                 break End::Drained;
             }
             let action = self.select(phase, &mut signals).await;
+            work = at_work();
             if let Err(error) = self.apply(action) {
                 break End::Lost(error);
             }
@@ -156,6 +168,14 @@ impl<'a> Link<'a> {
             _ => connection.kill(),
         }
         end
+    }
+
+    /// Puts how many channels are open where it can be seen.
+    fn tell_channels(&mut self) {
+        let open = self.ways.values().filter(|way| matches!(way.state, State::Open(..))).count();
+        if std::mem::replace(&mut self.open, open) != open {
+            self.publisher.health.delivery(|delivery| delivery.channels = open);
+        }
     }
 
     fn see_phase(&mut self, phase: Phase) {

@@ -51,6 +51,8 @@ pub(super) struct State {
     /// Runs that are not done with, the current one left out: id and whether they were told.
     pub(super) runs: BTreeMap<u64, (Uuid, bool)>,
     pub(super) lost: Ledger<Loss>,
+    /// Messages that were found lost in this run, by collector and reason.
+    pub(super) losses: BTreeMap<(String, Reason), u64>,
     pub(super) previous: Ledger<u64>,
     /// Bytes that each log may keep in memory for the publisher; `None` while there is no broker.
     pub(super) live: Option<usize>,
@@ -135,6 +137,7 @@ impl State {
             logs: BTreeMap::new(),
             runs: BTreeMap::new(),
             lost: Ledger::default(),
+            losses: BTreeMap::new(),
             previous: Ledger::default(),
             live: None,
             seen: (0, now),
@@ -156,8 +159,7 @@ impl State {
             self.lost.lose(loss);
         }
         for loss in losses {
-            warn!(run = %loss.run_id, collector = loss.collector, first = loss.first, last = loss.last, reason = ?loss.reason, "messages are lost");
-            self.lost.lose(loss);
+            self.book(loss);
         }
         for earlier in body.runs {
             let numbered = earlier.logs.values().any(|log| log.given > 0);
@@ -277,17 +279,29 @@ impl State {
 
     /// Books what logs found, and takes note of what became of it.
     pub(super) fn after_change(&mut self) {
+        let mut losses = Vec::new();
         for log in self.logs.values_mut() {
-            for loss in log.losses.drain(..) {
-                // What is discarded as configured is told once, by who discards it.
-                if loss.reason != Reason::Discarded {
-                    warn!(run = %loss.run_id, collector = loss.collector, first = loss.first, last = loss.last, reason = ?loss.reason, "messages are lost");
-                }
-                self.lost.lose(loss);
-                self.duties.mark.get_or_insert_with(|| self.host.now());
-            }
+            losses.append(&mut log.losses);
             self.duties.dead |= !log.dead.is_empty();
         }
+        if !losses.is_empty() {
+            self.duties.mark.get_or_insert_with(|| self.host.now());
+        }
+        for loss in losses {
+            self.book(loss);
+        }
+    }
+
+    /// Tells a loss that was found now, counts it, and keeps it until a status has told it.
+    fn book(&mut self, loss: Loss) {
+        // What is discarded as configured is told once, by who discards it.
+        if loss.reason != Reason::Discarded {
+            warn!(run = %loss.run_id, collector = loss.collector, first = loss.first, last = loss.last, reason = ?loss.reason, "messages are lost");
+        }
+        // Where nobody knows how far it reaches it is one at the least.
+        let messages = loss.last.map_or(1, |last| last.saturating_sub(loss.first) + 1);
+        *self.losses.entry((loss.collector.clone(), loss.reason)).or_default() += messages;
+        self.lost.lose(loss);
     }
 
     pub(super) fn settled(&mut self, collector: &str, settled: Option<Settled>) {

@@ -4,7 +4,7 @@ use super::State;
 use crate::{
     event::status::{Lost, PreviousRun, SpoolStatus, Waiting},
     spool::{
-        Told,
+        Glance, Told,
         ledger::TOLD_AT_ONCE,
         log::Log,
         mark::{Body, Run},
@@ -40,6 +40,16 @@ impl State {
             trouble_since: self.outlook.since(trouble.is_some()),
             lasts_s: self.outlook.lasts(room).map(|lasts| lasts.as_secs_f64()),
             trouble,
+        }
+    }
+
+    pub(in crate::spool) fn glance(&mut self) -> Glance {
+        Glance {
+            dir: self.config.dir.clone(),
+            max_bytes: self.config.max_bytes,
+            status: self.status(),
+            given: self.logs.iter().map(|(name, log)| (name.to_string(), log.given())).collect(),
+            losses: self.losses.clone(),
         }
     }
 

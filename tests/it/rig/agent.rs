@@ -1,6 +1,7 @@
 //! The built binary: as a command that ends by itself, or as the sidecar that runs until it is stopped.
 //!
-//! Nothing of the environment that the agent would read gets through: what a test wants to say, it says.
+//! Nothing of the environment that the agent would read gets through: what a test wants to say, it says. It listens nowhere
+//! unless its configuration has a table `[http]`.
 
 use std::{
     ffi::OsStr,
@@ -33,6 +34,8 @@ fn command_under<A: AsRef<OsStr>>(under: &[String], args: impl IntoIterator<Item
     for (name, _) in std::env::vars_os().filter(|(name, _)| heard(&name.to_string_lossy())) {
         command.env_remove(name);
     }
+    // One port for all agents of this host would be a tale in each one's log.
+    command.env("POSTGRES_AGENT_HTTP__LISTEN", "");
     command.args(args).stdin(Stdio::null());
     command
 }
@@ -58,6 +61,9 @@ impl Agent {
         let log = folder.join("agent.log");
         let output = fs::File::options().create(true).append(true).open(&log).unwrap();
         let mut run = command_under(under, ["run", "--config"]);
+        if config.contains("[http]") {
+            run.env_remove("POSTGRES_AGENT_HTTP__LISTEN");
+        }
         run.arg(&file).stdout(output.try_clone().unwrap()).stderr(output).current_dir(folder);
         let child = run.spawn().unwrap();
         warden::watch(child.id(), warden::Ends::OnKill);

@@ -2,7 +2,7 @@
 //!
 //! `postgres` and `rabbit` start servers, `pgbouncer` a pooler, `tls` makes certificates, `agent` starts the built binary;
 //! `proxy` is a bad line between the two, `disk` a bad
-//! disk under it, `judges` say whether anything is missing; `peer` is no server but a script that
+//! disk under it, `judges` say whether anything is missing; `http` asks the agent's own port; `operator` types what `check` prints; `peer` is no server but a script that
 //! speaks AMQP, for what no broker does on demand. A test that only reads shares a server (`shared`), one that
 //! breaks things starts its own (`private`). Nothing outlives the test process, not even when it is killed with -9: that
 //! is `warden`'s work.
@@ -14,7 +14,9 @@
 pub(crate) mod agent;
 pub(crate) mod chance;
 pub(crate) mod disk;
+pub(crate) mod http;
 pub(crate) mod judges;
+pub(crate) mod operator;
 pub(crate) mod peer;
 pub(crate) mod pgbouncer;
 pub(crate) mod postgres;

@@ -327,7 +327,10 @@ fn status() -> AgentStatus {
             reconnects: 2,
             trouble: text("connection refused"),
             trouble_since: Some(NOW),
-            connected: true,
+            node: Some("broker:5672".into()),
+            was_connected: true,
+            channels: 5,
+            confirms: postgres_agent::health::Confirms::default(),
             troubled: None,
         },
         spool: SpoolStatus {

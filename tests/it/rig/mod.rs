@@ -1,8 +1,9 @@
 //! What the integration tests stand on: real servers on free loopback ports under a temporary folder.
 //!
-//! `postgres` and `rabbit` start servers, `pgbouncer` a pooler, `tls` makes certificates, `agent` starts the built binary;
-//! `proxy` is a bad line between the two, `disk` a bad
-//! disk under it, `judges` say whether anything is missing; `http` asks the agent's own port; `operator` types what `check` prints; `peer` is no server but a script that
+//! `postgres` and `rabbit` start servers, `pgbouncer` a pooler, `tls` makes certificates, `agent` starts the built binary,
+//! `machine` boots a systemd for its unit; `proxy` is a bad line between the two, `disk` a bad disk under it, `judges` say
+//! whether anything is missing; `http` asks the agent's own port, `operator` types what `check` prints; `peer` is no server but
+//! a script that
 //! speaks AMQP, for what no broker does on demand. A test that only reads shares a server (`shared`), one that
 //! breaks things starts its own (`private`). Nothing outlives the test process, not even when it is killed with -9: that
 //! is `warden`'s work.
@@ -16,6 +17,7 @@ pub(crate) mod chance;
 pub(crate) mod disk;
 pub(crate) mod http;
 pub(crate) mod judges;
+pub(crate) mod machine;
 pub(crate) mod operator;
 pub(crate) mod peer;
 pub(crate) mod pgbouncer;

@@ -281,11 +281,6 @@ impl Config {
         })
     }
 
-    /// Whether node number `attempt` in turn is spoken to in TLS.
-    pub fn is_encrypted(&self, attempt: usize) -> bool {
-        self.uri(attempt).is_ok_and(|uri| uri.tls)
-    }
-
     /// The URL of node number `attempt` in turn with TLS; `None` where it holds a password, which is not shown.
     pub fn with_tls(&self, attempt: usize) -> Option<String> {
         let uri = self.uri(attempt).ok().filter(|uri| uri.password.is_none())?;

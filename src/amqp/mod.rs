@@ -11,6 +11,7 @@ mod config;
 pub mod consumer;
 mod dial;
 mod error;
+mod greeting;
 mod stream;
 mod uri;
 mod wire;

@@ -15,11 +15,14 @@ use std::{
 
 use async_compat::Compat;
 use async_rs::{Runtime, Tokio, traits::Reactor, util::RuntimeParts};
+use rustls::ProtocolVersion;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::client::TlsStream;
+
+use super::greeting::Heard;
 
 /// A connected socket. With TLS its handshake is over.
 #[derive(Debug)]
@@ -35,6 +38,20 @@ const TLS_ALERT: u8 = 0x15;
 
 /// What is told of a port that answers plain text with TLS.
 pub const SPEAKS_TLS: &str = "speaks TLS on this port: write amqps";
+
+impl Stream {
+    /// What protects it from those who listen on the way.
+    pub(super) fn protection(&self) -> Option<&'static str> {
+        match self {
+            Self::Plain(..) => None,
+            Self::Tls(stream) => Some(match stream.get_ref().1.protocol_version() {
+                Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
+                Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
+                _ => "TLS",
+            }),
+        }
+    }
+}
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -90,7 +107,7 @@ pub(super) fn runtime() -> Runtime<RuntimeParts<Tokio, Sockets>> {
 }
 
 impl Reactor for Sockets {
-    type TcpStream = Compat<Stream>;
+    type TcpStream = Compat<Heard<Stream>>;
     type Sleep = tokio::time::Sleep;
 
     fn register<H: io::Read + io::Write + AsFd + AsRawFd + Send + 'static>(

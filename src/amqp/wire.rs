@@ -25,6 +25,7 @@ use super::{
     config::Node,
     dial::{Socket, Tls, dial},
     error::Error,
+    greeting::{Greeting, Heard},
     stream::{SPEAKS_TLS, Stream, runtime},
 };
 use crate::{event::batch::Batch, tls};
@@ -57,6 +58,8 @@ pub struct Connection {
     limits: Limits,
     /// The same socket again, to shut it down whatever lapin waits for.
     socket: Socket,
+    greeting: Greeting,
+    protection: Option<&'static str>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -78,7 +81,7 @@ pub enum Signal {
 }
 
 /// What became of a message that was published to see whether it finds a queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probed {
     /// A queue is bound for its routing key.
     Bound,
@@ -86,6 +89,8 @@ pub enum Probed {
     Unbound,
     /// The broker refused it (nack): a queue is full, or has failed.
     Refused,
+    /// The broker takes nothing from anybody for now, and why: an alarm.
+    Blocked(String),
 }
 
 /// Signals of a connection as they come.
@@ -142,8 +147,11 @@ impl Connection {
     async fn enter(config: &Config, node: &Node, tls: Option<&Tls>, listening: bool) -> Result<Self, (Error, bool)> {
         let (stream, socket) = dial(node, tls, listening).await.map_err(|error| (error, false))?;
         // On the way out the socket is shut down: lapin's thread waits for it for ever, and without it ends.
-        match timeout(node.limit, handshake(node.uri.clone(), stream)).await {
-            Ok(Ok(inner)) => Ok(Self { inner, node: node.at.clone(), limits: config.limits, socket }),
+        let (protection, greeting) = (stream.protection(), Greeting::default());
+        match timeout(node.limit, handshake(node.uri.clone(), Heard::new(stream, greeting.clone()))).await {
+            Ok(Ok(inner)) => {
+                Ok(Self { inner, node: node.at.clone(), limits: config.limits, socket, greeting, protection })
+            }
             Ok(Err(error)) => Err((refused(node, &error), matches!(error.kind(), lapin::ErrorKind::IOError(_)))),
             Err(_) => Err((node.too_slow("the handshake"), false)),
         }
@@ -154,15 +162,7 @@ impl Connection {
     /// # Errors
     /// The broker's refusal, with what mends it.
     pub async fn see_exchange(&self, config: &Config) -> Result<(), Error> {
-        let options = ExchangeDeclareOptions { passive: !config.declare, durable: true, ..Default::default() };
-        let declare = async {
-            let channel = self.inner.create_channel().await?;
-            let name = config.exchange.as_str().into();
-            channel.exchange_declare(name, ExchangeKind::Topic, options, FieldTable::default()).await?;
-            channel.close(200, "done".into()).await
-        };
-        let result = self.limited("declaring the exchange", declare).await;
-        result.map_err(|error| match error {
+        self.declare(config, !config.declare, FieldTable::default()).await.map_err(|error| match error {
             Error::Channel { code: 404, .. } => Error::Config(format!(
                 "exchange {:?} does not exist: declare it as a durable topic exchange, or set amqp.declare = true",
                 config.exchange
@@ -179,18 +179,44 @@ impl Connection {
     /// # Errors
     /// Why that cannot be told.
     pub async fn has_exchange(&self, config: &Config) -> Result<bool, Error> {
-        let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
-        let look = async {
-            let channel = self.inner.create_channel().await?;
-            let name = config.exchange.as_str().into();
-            channel.exchange_declare(name, ExchangeKind::Topic, options, FieldTable::default()).await?;
-            channel.close(200, "done".into()).await
-        };
-        match self.limited("looking for the exchange", look).await {
+        match self.declare(config, true, FieldTable::default()).await {
             Ok(()) => Ok(true),
             Err(Error::Channel { code: 404, .. }) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether an exchange that is there is a durable topic exchange: declaring it again changes nothing.
+    ///
+    /// # Errors
+    /// The broker's refusal: with code 406 it is another kind of exchange, with 403 the right to declare it is missing.
+    pub async fn is_meant(&self, config: &Config) -> Result<(), Error> {
+        self.declare(config, false, FieldTable::default()).await
+    }
+
+    /// Whether the user may make an exchange that is not there, without making it: `RabbitMQ` looks at the rights first, and
+    /// then refuses an argument that cannot be.
+    ///
+    /// # Errors
+    /// The broker's refusal: with code 403 the right to declare it is missing.
+    pub async fn may_declare(&self, config: &Config) -> Result<(), Error> {
+        let mut arguments = FieldTable::default();
+        arguments.insert("alternate-exchange".into(), AMQPValue::LongInt(0));
+        match self.declare(config, false, arguments).await {
+            Err(Error::Channel { code: 406, .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn declare(&self, config: &Config, passive: bool, arguments: FieldTable) -> Result<(), Error> {
+        let options = ExchangeDeclareOptions { passive, durable: true, ..Default::default() };
+        let declare = async {
+            let channel = self.inner.create_channel().await?;
+            let name = config.exchange.as_str().into();
+            channel.exchange_declare(name, ExchangeKind::Topic, options, arguments).await?;
+            channel.close(200, "done".into()).await
+        };
+        self.limited("declaring the exchange", declare).await
     }
 
     /// Publishes a message that no queue keeps, to see whether one is bound for its routing key.
@@ -217,7 +243,14 @@ impl Connection {
             channel.close(200, "done".into()).await?;
             Ok(confirm)
         };
-        Ok(match self.limited("confirming a probe", publish).await? {
+        // A broker with an alarm reads on no further: then nothing is confirmed, and the channel is not closed.
+        let mut signals = self.signals();
+        let confirmation = tokio::select! {
+            biased;
+            Some(reason) = blocked(&mut signals) => return Ok(Probed::Blocked(reason)),
+            confirmation = self.limited("confirming a probe", publish) => confirmation?,
+        };
+        Ok(match confirmation {
             Confirmation::Ack(None) => Probed::Bound,
             Confirmation::Ack(Some(_)) => Probed::Unbound,
             Confirmation::Nack(_) | Confirmation::NotRequested => Probed::Refused,
@@ -250,6 +283,16 @@ impl Connection {
             }
         });
         Box::pin(events)
+    }
+
+    /// The broker's product and version, in its own words.
+    pub fn server(&self) -> Option<(String, String)> {
+        self.greeting.server()
+    }
+
+    /// The version of TLS; `None` is plain text.
+    pub fn protection(&self) -> Option<&'static str> {
+        self.protection
     }
 
     /// Host and port of the node.
@@ -293,7 +336,16 @@ impl Connection {
     }
 }
 
-async fn handshake(uri: AMQPUri, stream: Stream) -> lapin::Result<lapin::Connection> {
+/// Why the broker takes nothing, once it says so; `None` where the connection is over.
+async fn blocked(signals: &mut Signals) -> Option<String> {
+    loop {
+        if let Signal::Blocked(reason) = signals.next().await? {
+            return Some(reason);
+        }
+    }
+}
+
+async fn handshake(uri: AMQPUri, stream: Heard<Stream>) -> lapin::Result<lapin::Connection> {
     let stream = Mutex::new(Some(stream.compat()));
     let properties = ConnectionProperties::default().with_connection_name("postgres-agent".into());
     let take = async move |_, _| {

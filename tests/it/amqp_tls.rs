@@ -252,7 +252,11 @@ async fn a_user_who_may_only_write_to_the_exchange_is_enough() {
 
     // The other way round: without the right to declare, `check` says which one is missing.
     let (status, found) = findings(&folder, &config.replace("'least'\namqp.declare = false", "'other'"));
-    assert_eq!(status, Some(0), "a missing exchange will be declared: {found:#?}");
+    assert_eq!(
+        (status, &found["amqp.rights"]["status"]),
+        (Some(1), &"failure".into()),
+        "it may not be made: {found:#?}"
+    );
     let (status, found) = findings(&folder, &config.replace("amqp.declare = false\n", ""));
     let exchange = &found["amqp.rights"];
     assert_eq!((status, &exchange["status"]), (Some(1), &"failure".into()), "{found:#?}");

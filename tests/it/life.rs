@@ -171,6 +171,7 @@ async fn reloads_and_restarts_under_load_lose_nothing() {
     let scene = Scene::new("life-load", &broker.url(), &["#"]).await;
     let config = fast(&scene.config(&broker.url(), ""));
     let mut agent = Agent::start(scene.path(), &config);
+    scene.status("it flows", |status| status.counts("confirmed") > 5).await;
     let start = Instant::now();
     for round in 0..rounds {
         // Each key that a reload applies has its turn.

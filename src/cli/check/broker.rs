@@ -3,14 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use futures_util::{FutureExt, StreamExt};
-
 use super::{
     Finding, Mend,
     words::{text, word},
 };
 use crate::{
-    amqp::{self, Connection, Error, Probed, Signal, Signals, Unroutable},
+    amqp::{self, Connection, Error, Probed, Unroutable},
     config::Config,
     spool::chain,
 };
@@ -23,7 +21,8 @@ pub(super) async fn look(config: &Config, probing: bool) -> Vec<Finding> {
             Ok(connection) => {
                 findings
                     .push(Finding::ok(&numbered("amqp.login", node), format!("logged in to {}", connection.node())));
-                findings.push(make.way());
+                findings.push(version(&numbered("amqp.version", node), connection.server()));
+                findings.push(make.way(connection.protection()));
                 // Nodes of one cluster have one exchange: the first that answers tells.
                 if !findings.iter().any(|finding| finding.id.starts_with(EXCHANGE)) {
                     findings.push(exchange(&connection, config, &make).await);
@@ -49,26 +48,18 @@ fn numbered(id: &str, node: usize) -> String {
 
 /// Whether a queue is bound for each routing key; nothing more once the broker takes no messages.
 async fn routes(connection: &Connection, config: &Config, make: &Make<'_>) -> Vec<Finding> {
-    let mut signals = connection.signals();
-    let mut findings = Vec::new();
+    let mut findings = vec![Finding::ok("amqp.alarm", "the broker takes messages")];
     for key in routing_keys(config) {
-        let found = route(connection, &key, make).await;
-        if let Some(alarm) = alarm(&mut signals) {
-            findings.push(alarm);
-            return findings;
+        match connection.probe(&config.amqp, &key).await {
+            Ok(Probed::Blocked(reason)) => return vec![alarm(&reason)],
+            probed => findings.push(route(&key, probed, make)),
         }
-        findings.push(found);
     }
-    findings.insert(0, Finding::ok("amqp.alarm", "the broker takes messages"));
     findings
 }
 
-/// Why the broker takes none, if it said so.
-fn alarm(signals: &mut Signals) -> Option<Finding> {
-    let reason = std::iter::from_fn(|| signals.next().now_or_never().flatten()).find_map(|signal| match signal {
-        Signal::Blocked(reason) => Some(reason),
-        Signal::Unblocked | Signal::Lost(_) => None,
-    })?;
+/// The broker takes no messages, and said why.
+fn alarm(reason: &str) -> Finding {
     // What RabbitMQ itself begins with.
     let mend = if reason.contains("disk") {
         "rabbitmqctl set_disk_free_limit 50MB"
@@ -76,7 +67,23 @@ fn alarm(signals: &mut Signals) -> Option<Finding> {
         "rabbitmqctl set_vm_memory_high_watermark 0.4"
     };
     let cause = format!("the broker takes no messages for now ({reason}); what comes waits in the spool");
-    Some(Finding::failure("amqp.alarm", cause, Mend::Shell(mend.into())))
+    Finding::failure("amqp.alarm", cause, Mend::Shell(mend.into()))
+}
+
+/// The oldest RabbitMQ whose confirms and quorum queues are what the agent counts on.
+const OLDEST: (u32, u32) = (3, 8);
+
+/// What the broker says of itself.
+fn version(id: &str, server: Option<(String, String)>) -> Finding {
+    let Some((product, version)) = server else { return Finding::ok(id, "the broker does not say") };
+    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
+    let known = numbers.next().zip(numbers.next());
+    let seen = format!("{product} {version}");
+    if product == "RabbitMQ" && known.is_some_and(|known| known < OLDEST) {
+        let words = format!("upgrade RabbitMQ to {}.{} or later", OLDEST.0, OLDEST.1);
+        return Finding::warning(id, format!("{seen} is older than what the agent was tried on"), Mend::Words(words));
+    }
+    Finding::ok(id, seen)
 }
 
 const EXCHANGE: &str = "amqp.exchange";
@@ -85,7 +92,12 @@ async fn exchange(connection: &Connection, config: &Config, make: &Make<'_>) -> 
     let name = &config.amqp.exchange;
     match connection.has_exchange(&config.amqp).await {
         Ok(true) => {}
-        Ok(false) if config.amqp.declare => return Finding::ok(EXCHANGE, format!("{name:?} will be declared")),
+        Ok(false) if config.amqp.declare => {
+            return match connection.may_declare(&config.amqp).await {
+                Ok(()) => Finding::ok(EXCHANGE, format!("{name:?} will be declared")),
+                Err(error) => Finding::failure("amqp.rights", chain(&error), Mend::Shell(make.rights())),
+            };
+        }
         Ok(false) => {
             return Finding::failure(EXCHANGE, format!("{name:?} does not exist"), Mend::Shell(make.exchange()));
         }
@@ -117,10 +129,10 @@ fn routing_keys(config: &Config) -> BTreeSet<String> {
 }
 
 /// Whether a queue is bound for a routing key.
-async fn route(connection: &Connection, key: &str, make: &Make<'_>) -> Finding {
+fn route(key: &str, probed: Result<Probed, Error>, make: &Make<'_>) -> Finding {
     let id = format!("amqp.route.{key}");
     let config = &make.config.amqp;
-    match connection.probe(config, key).await {
+    match probed {
         Ok(Probed::Bound) => Finding::ok(&id, "a queue is bound"),
         Ok(Probed::Unbound) => {
             let fate = match config.unroutable {
@@ -136,6 +148,7 @@ async fn route(connection: &Connection, key: &str, make: &Make<'_>) -> Finding {
                          policy shows which one it is";
             Finding::failure("amqp.queue.full", cause, Mend::Words(words.into()))
         }
+        Ok(Probed::Blocked(reason)) => alarm(&reason),
         Err(error) if error.code() == Some(404) => {
             let cause = format!("exchange {:?} does not exist, so no queue is bound to it", config.exchange);
             Finding::failure(&id, cause, Mend::Shell(format!("{} && {}", make.exchange(), make.queue(key))))
@@ -165,14 +178,13 @@ impl<'a> Make<'a> {
     }
 
     /// Whether what is said can be overheard.
-    fn way(&self) -> Finding {
+    fn way(&self, protection: Option<&str>) -> Finding {
         let id = numbered("amqp.tls", self.node);
         if self.config.amqp.is_overheard(self.node) {
             let cause = "the password and all messages go over the network in plain text";
             return Finding::warning(&id, cause, self.with_tls());
         }
-        let encrypted = self.config.amqp.is_encrypted(self.node);
-        Finding::ok(&id, if encrypted { "encrypted" } else { "plain text, and it does not leave this host" })
+        Finding::ok(&id, protection.unwrap_or("plain text, and it does not leave this host"))
     }
 
     /// The same URL with TLS. One that holds a password is not shown.
@@ -278,7 +290,7 @@ fn tls(config: &Config) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Status, *};
 
     #[track_caller]
     fn check(user: Option<&str>, reason: &str, want: &str) {
@@ -287,6 +299,14 @@ mod tests {
         let make = Make { config: &config, node: 0, vhost: "v w".into(), user: user.map(Into::into) };
         let (_, got) = make.mend_login(reason);
         assert!(got.text().starts_with(want), "{reason}: {got:?}");
+    }
+
+    #[test]
+    fn a_broker_that_is_too_old_is_told_and_one_that_says_nothing_is_not() {
+        let of = |product: &str, number: &str| version("v", Some((product.into(), number.into()))).status;
+        assert_eq!([of("RabbitMQ", "3.7.28"), of("RabbitMQ", "3.10.8")], [Status::Warning, Status::Ok]);
+        assert_eq!([of("RabbitMQ", "4.1.0"), of("LavinMQ", "1.2"), of("RabbitMQ", "?")], [Status::Ok; 3]);
+        assert_eq!(version("v", None).status, Status::Ok);
     }
 
     #[test]

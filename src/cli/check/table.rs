@@ -89,6 +89,7 @@ const ALL: &[Entry] = &[
     ),
     entry("amqp.reachable", "the broker answers", "start it, or `amqp.url`"),
     entry("amqp.login", "user and password", "`rabbitmqctl change_password`, `add_user`"),
+    entry("amqp.version", "RabbitMQ 3.8 or newer", "an upgrade"),
     entry("amqp.tls", "the way to the broker is encrypted, or does not leave the host", "`amqps://`"),
     entry("amqp.tls.certificate", "certificates hold", "`amqp.ca_file`, another certificate"),
     entry("amqp.vhost", "the virtual host exists", "`rabbitmqctl add_vhost`"),

@@ -51,7 +51,7 @@ fn begin_anew(line: &Proxy) {
 fn checked(folder: &Path) -> String {
     let output = command(["check", "--json", "--config"]).arg(folder.join("agent.toml")).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.lines().find(|line| line.contains("\"amqp.login\"")).unwrap_or_default().to_owned()
+    text.lines().find(|line| line.contains("\"amqp.tls.certificate\"")).unwrap_or_default().to_owned()
 }
 
 fn user(secured: &Secured, name: &str) {

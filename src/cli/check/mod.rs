@@ -140,7 +140,9 @@ impl Finding {
         };
         let mend = self.mend.as_ref().map_or_else(String::new, |mend| {
             let place = mend.place().map_or_else(String::new, |place| format!(" ({place})"));
-            format!("{:9}mend{place}: {}\n", "", paint(mend.text(), "1"))
+            // Several lines stand below each other.
+            let text = mend.text().replace('\n', &format!("\n{:16}", ""));
+            format!("{:9}mend{place}: {}\n", "", paint(&text, "1"))
         });
         format!("{}  {:<30}  {}\n{mend}", paint(&format!("{word:<7}"), colour), self.id, self.cause)
     }

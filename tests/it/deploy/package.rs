@@ -34,6 +34,7 @@ fn it_holds_what_is_promised_under_debians_paths() {
     for path in [
         "/usr/lib/systemd/system/postgres-agent.service",
         "/usr/lib/sysusers.d/postgres-agent.conf",
+        "/usr/lib/tmpfiles.d/postgres-agent.conf",
         "/etc/postgres-agent/agent.toml",
         "/usr/share/man/man1/postgres-agent.1.gz",
         "/usr/share/man/man1/postgres-agent-run.1.gz",

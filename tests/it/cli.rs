@@ -10,6 +10,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
+    faults::scene::{Scene, nothing},
     rig::{
         Folder,
         agent::command,
@@ -326,4 +327,35 @@ fn check_tells_who_is_away_and_no_secret() {
     let refused = run("nonsense = 1", &["check", "--json"]);
     check(&refused, 78);
     check_finding(&refused, "configuration", "failure", "key");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tap_shows_what_was_asked_for_and_sums_up() {
+    let id = "6f1c1f0e-8c55-4b52-9f57-0d3c1a2b4c5d";
+    let scene = Scene::new("cli-tap", &rabbit::shared().url(), &["#"]).await;
+    let session = postgres::shared(18).session(Role::Postgres, &format!("bitville-{id}")).await;
+    let sleeping = tokio::spawn(async move { _ = session.simple_query("SELECT pg_sleep(600)").await });
+    let agent = scene.start(&rabbit::shared().url(), "");
+    scene.status("it flows", |status| status.counts("confirmed") > 5).await;
+    let tap = |args: &[&str]| {
+        let file = scene.path().join("agent.toml");
+        let output = tokio::task::block_in_place(|| {
+            command(["tap", "--seconds", "60"]).args(args).arg("--config").arg(file).output().unwrap()
+        });
+        check(&output, 0);
+        output
+    };
+    let locks = tap(&["--collector", "pg_locks", "--count", "3", "--json"]);
+    let found = bodies(&locks);
+    assert!(found.len() == 3 && found.iter().all(|message| message["headers"]["collector"] == "pg_locks"), "{found:?}");
+    assert!(text(&locks.stderr).contains("read: pg_locks 3 messages, "), "{}", text(&locks.stderr));
+    let own = bodies(&tap(&["--correlation-id", id, "--count", "1", "--json"]));
+    let rows = own[0]["body"]["events"][0]["data"].as_array().unwrap();
+    assert!(!rows.is_empty() && rows.iter().all(|row| row["correlation_id"] == id), "{rows:?}");
+    let people = tap(&["--correlation-id", id, "--count", "1"]);
+    let shown = text(&people.stdout);
+    assert!(shown.contains("pg_activity  seq ") && shown.contains("xact_age") && shown.contains("pg_sleep"), "{shown}");
+    assert!(!shown.contains('\u{1b}'), "no colours in a pipe: {shown}");
+    sleeping.abort();
+    assert_eq!(scene.end(agent).await, nothing());
 }

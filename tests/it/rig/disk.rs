@@ -119,7 +119,7 @@ impl Drop for Disk {
 }
 
 /// Runs what this machine may not let us do; says so if it does not.
-fn can(what: &str, command: &mut Command) -> Option<()> {
+pub(super) fn can(what: &str, command: &mut Command) -> Option<()> {
     let reason = match command.output() {
         Ok(output) if output.status.success() => return Some(()),
         Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Folder, is_root, wait_for, wait_for_some, warden};
+use super::{Folder, disk::can, is_root, wait_for, wait_for_some, warden};
 
 const BOUND: Duration = Duration::from_secs(120);
 
@@ -30,6 +30,15 @@ exec systemd-nspawn --quiet --directory="$0/layer/root" --boot --machine=postgre
   --console=pipe --bind-ro="$1:/srv" systemd.unit=basic.target
 "#;
 
+/// What a machine stands on: namespaces of its own, and a layer over this one's file system.
+const GROUND: &str = r#"
+set -e
+mount -t tmpfs tmpfs "$0"
+cd "$0"
+mkdir upper work root
+mount -t overlay -o lowerdir=/,upperdir=upper,workdir=work overlay root
+"#;
+
 /// One machine; gone when dropped.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -40,9 +49,15 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Boots and waits until its systemd answers. `shared` is /srv inside, read only.
-    pub(crate) fn boot(shared: &Path) -> Self {
+    /// Boots and waits until its systemd answers. `shared` is /srv inside, read only. `None` where this machine lets nobody
+    /// have namespaces and layers, which is told.
+    pub(crate) fn boot(shared: &Path) -> Option<Self> {
         let folder = Folder::new("machine");
+        let ground = folder.path().join("ground");
+        fs::create_dir(&ground).unwrap();
+        let mut trial = as_root("unshare");
+        trial.args(["--mount", "--pid", "--uts", "--ipc", "--fork", "--propagation=private", "bash", "-c", GROUND]);
+        can("have a machine within it", trial.arg(&ground))?;
         let console = fs::File::create(folder.path().join("console")).unwrap();
         let mut nspawn = as_root("unshare");
         nspawn.args(["--mount", "--propagation=private", "bash", "-c", BOOT]).arg(folder.path()).arg(shared);
@@ -62,7 +77,7 @@ impl Machine {
             let answer = machine.run("systemctl is-active basic.target");
             String::from_utf8_lossy(&answer.stdout).trim() == "active"
         });
-        machine
+        Some(machine)
     }
 
     /// Runs a shell's command inside, as root.

@@ -110,7 +110,7 @@ impl Scrape {
             page.counter("cpu_seconds", "Processor time, user and system.", cpu)?;
         }
         let database = &self.picture.current.database;
-        let reached = database.away().is_none() && database.was_reached();
+        let reached = database.is_reached() == Some(true);
         page.gauge("database_reachable", "Whether the last try to log in to PostgreSQL was answered.", flag(reached))?;
         page.gauge("database_connections", "Connections to PostgreSQL.", database.connections() as f64)?;
         page.gauge("channel_samples", "Samples between collectors and intake.", self.channel.0 as f64)?;

@@ -106,10 +106,10 @@ impl View {
     pub(super) fn ready(&self) -> Verdict {
         let (_, delivery) = self.health.snapshot();
         let database = self.current.borrow().database.clone();
-        let database = match (database.away(), database.was_reached()) {
+        let database = match (database.away(), database.is_reached()) {
             (Some(error), _) => Some(format!("PostgreSQL: {error}")),
-            (None, false) => Some("PostgreSQL: no login yet".into()),
-            (None, true) => None,
+            (None, None) => Some("PostgreSQL: no login yet".into()),
+            (None, Some(_)) => None,
         };
         let broker = match (&delivery.node, delivery.channels) {
             (Some(_), 1..) => None,
@@ -141,10 +141,7 @@ impl View {
             "health": self.health(),
             "ready": self.ready(),
             "database": {
-                "reached": match current.database.away() {
-                    Some(_) => Some(false),
-                    None => current.database.was_reached().then_some(true),
-                },
+                "reached": current.database.is_reached(),
                 "reason": current.database.away().map(|error| error.to_string()),
                 "connections": current.database.connections(),
             },

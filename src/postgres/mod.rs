@@ -131,9 +131,9 @@ impl Database {
         self.0.away()
     }
 
-    /// Whether somebody logged in since the start.
-    pub fn was_reached(&self) -> bool {
-        self.0.was_reached()
+    /// Whether the last dial ended with a login; `None` if there was none yet.
+    pub fn is_reached(&self) -> Option<bool> {
+        if self.away().is_some() { Some(false) } else { self.0.was_reached().then_some(true) }
     }
 
     /// Ends all connections, and waits for so long at the most until they are gone. Nothing can be asked afterwards.

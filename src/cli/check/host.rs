@@ -16,7 +16,7 @@ use rustix::{
 
 use super::{
     Finding, Mend,
-    words::{text, word},
+    words::{text, user, word},
 };
 use crate::{
     config::{Config, Loaded},
@@ -51,10 +51,6 @@ fn standing(dir: &Path) -> &Path {
 
 fn shown(path: &Path) -> String {
     word(&path.display().to_string())
-}
-
-fn user() -> String {
-    word(&whoami::username().unwrap_or_else(|_| "postgres_agent".into()))
 }
 
 fn folder(dir: &Path) -> Finding {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     Finding, Mend,
-    words::{name, psql, word},
+    words::{name, psql, user, word},
 };
 use crate::{
     postgres::{Config, Error},
@@ -44,9 +44,8 @@ pub(super) fn finding(error: &Error, config: &Config) -> Finding {
 fn unreadable(file: &Path) -> Option<Finding> {
     let error = Secret::from_file(file).err()?;
     let shown = word(&file.display().to_string());
-    let user = whoami::username().unwrap_or_else(|_| "postgres_agent".into());
     let mend = if file.exists() {
-        Mend::Shell(format!("chown {} {shown} && chmod 0600 {shown}", word(&user)))
+        Mend::Shell(format!("chown {} {shown} && chmod 0600 {shown}", user()))
     } else {
         Mend::Words(format!("write the role's password into {}", file.display()))
     };
@@ -104,7 +103,7 @@ fn password(role: &str, config: &Config) -> Mend {
 fn rule(message: &str, user: &str, config: &Config) -> String {
     let quoted =
         |begin: &str| message.split_once(begin).and_then(|(_, rest)| rest.split_once('"')).map(|(name, _)| name);
-    let from = match quoted("for host \"").or_else(|| quoted("rejects connection for host \"")) {
+    let from = match quoted("for host \"") {
         Some(host) if host.parse::<std::net::IpAddr>().is_ok() => {
             format!(
                 "host {} {} {host}/{} scram-sha-256",

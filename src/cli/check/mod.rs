@@ -32,7 +32,7 @@ use crate::{
 /// Exit status: 0 if nothing failed, warnings included; 1 if something failed; 78 on a bad configuration.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Print one JSON object a line: id, status, cause, mend
+    /// Print one JSON object a line: id, status, cause, mend, and in mend_in where that is typed
     #[arg(long)]
     json: bool,
 
@@ -66,7 +66,7 @@ enum Mend {
     Sql(String),
     /// In a shell, as root or with sudo, on the host that the finding is about.
     Shell(String),
-    /// In the agent's configuration file: a table and a line of it.
+    /// In the agent's configuration: a key by its whole path.
     Setting(String),
     /// Nothing can be typed: what is to be done.
     Words(String),

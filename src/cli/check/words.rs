@@ -11,6 +11,11 @@ pub(super) fn name(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\"\""))
 }
 
+/// Who the agent runs as, as one word of a shell: its user's name, or the one that the package makes.
+pub(super) fn user() -> String {
+    word(&whoami::username().unwrap_or_else(|_| "postgres_agent".into()))
+}
+
 /// A text as TOML has it.
 pub(super) fn text(text: &str) -> String {
     toml::Value::from(text).to_string()

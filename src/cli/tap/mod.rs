@@ -40,7 +40,7 @@ pub struct Arguments {
     pub binding: Vec<String>,
 
     /// Only messages of this collector; may be given more than once
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(collectors::ALL.iter().map(|entry| entry.name)))]
+    #[arg(long, value_name = "NAME", conflicts_with = "audit", value_parser = PossibleValuesParser::new(collectors::ALL.iter().map(|entry| entry.name)))]
     pub collector: Vec<String>,
 
     /// Only messages with this correlation id, and of their rows only those that bear it
@@ -117,7 +117,7 @@ impl Arguments {
     fn bindings(&self, config: &Config) -> Vec<String> {
         let labelled = config.amqp.routing_key.fill(&config.agent.name, &config.agent.labels);
         let key = labelled.unwrap_or_else(|_| config.amqp.routing_key.clone());
-        // Another agent's keys may be made otherwise: who asks for all of them gets all, and what is not meant is left out.
+        // Who names a binding as well knows better than the configuration how keys are made.
         let all = self.binding == ["#"];
         let mut bindings = match self.collector.as_slice() {
             named @ [_, ..] if all => named.iter().map(|name| key.of(name)).collect(),
@@ -142,8 +142,10 @@ impl Arguments {
             match next {
                 Ok(Ok(Some(message))) => {
                     quiets = 0;
-                    read += u64::from(self.take(&message, taken)?);
-                    if self.ack {
+                    let shown = self.take(&message, taken)?;
+                    read += u64::from(shown);
+                    // What was not asked for stays in the queue.
+                    if self.ack && shown {
                         consumer.ack(message.tag).await.map_err(|error| Failure::Failed(chain(&error)))?;
                     }
                 }
@@ -208,10 +210,9 @@ impl Arguments {
         Ok(true)
     }
 
-    /// Whether its collector was asked for. An audit needs statuses, whatever else it is about.
+    /// Whether its collector was asked for.
     fn is_wanted(&self, message: &Message) -> bool {
-        let Some(collector) = &message.collector else { return true };
-        self.collector.is_empty() || self.collector.contains(collector) || self.audit && collector == status::COLLECTOR
+        self.collector.is_empty() || message.collector.as_ref().is_some_and(|name| self.collector.contains(name))
     }
 }
 

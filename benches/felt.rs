@@ -31,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-use reference::{Load, SETTINGS, put, usual};
+use reference::{LOAD, SETTINGS, put, usual};
 use rig::{
     Folder,
     agent::Agent,
@@ -43,7 +43,6 @@ use rig::{
 const VERSION: u32 = 17;
 /// Rows of pgbench's accounts, in units of 100,000.
 const SCALE: &str = "10";
-const LOAD: Load = Load { name: "2 KiB texts, 50 waiters", text: 2048, waiters: 10, idle: 145 };
 const KINDS: [&str; 3] = ["alone", "agent", "usual"];
 
 /// One run of pgbench.

@@ -25,12 +25,18 @@ autovacuum = off
 /// What is put on the server.
 pub(crate) struct Load {
     pub(crate) name: &'static str,
+    /// Entries that it puts into pg_stat_statements.
+    pub(crate) statements: usize,
     /// Bytes of a statement's text.
     pub(crate) text: usize,
     /// Of each of five chains, how many wait: four on rows, one on a table.
     pub(crate) waiters: usize,
     pub(crate) idle: usize,
 }
+
+/// The load that most is measured under.
+pub(crate) const LOAD: Load =
+    Load { name: "2 KiB texts, 50 waiters", statements: 4900, text: 2048, waiters: 10, idle: 145 };
 
 /// The usual design's queries, as far as the server has their columns.
 pub(crate) fn usual(version: u32) -> [(&'static str, String); 3] {
@@ -58,6 +64,14 @@ pub(crate) fn usual(version: u32) -> [(&'static str, String); 3] {
     [("activity", activity.into()), ("statements", statements), ("locks", locks)]
 }
 
+/// Runs each of the load's statements once.
+pub(crate) async fn run_statements(server: &Server, load: &Load) {
+    let book = server.session(Role::Plain, "book").await;
+    for i in 0..load.statements {
+        book.simple_query(&statement(i, load.text)).await.unwrap();
+    }
+}
+
 /// Statement number `i`: its operators make it another entry than all others.
 fn statement(i: usize, bytes: usize) -> String {
     const WORDS: [&str; 10] = [
@@ -73,7 +87,7 @@ fn statement(i: usize, bytes: usize) -> String {
         "stock",
     ];
     let mut text = String::from("select 1");
-    for bit in 0..13 {
+    for bit in 0..16 {
         write!(text, " {} {}", if i >> bit & 1 == 1 { '+' } else { '-' }, bit + 1).unwrap();
     }
     write!(text, " as {}_{i:05}", WORDS[i % 10]).unwrap();
@@ -97,10 +111,7 @@ pub(crate) async fn put(server: &Server, load: &Load) -> Vec<Client> {
         server.sql(&format!("CREATE TABLE p{part} PARTITION OF p FOR VALUES FROM {bounds}"));
     }
     server.sql("GRANT ALL ON ALL TABLES IN SCHEMA public TO plain; ANALYZE");
-    let book = server.session(Role::Plain, "book").await;
-    for i in 0..4900 {
-        book.simple_query(&statement(i, load.text)).await.unwrap();
-    }
+    run_statements(server, load).await;
     let begin = "BEGIN; SELECT count(*) FROM p WHERE v IS NULL";
     for n in 0..load.idle {
         match n % 10 {

@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     pin::{Pin, pin},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     task::Poll,
     time::Duration,
 };
@@ -401,13 +401,14 @@ pub type Confirm = Pin<Box<dyn Future<Output = Result<Confirmed, Error>> + Send>
 
 impl Channel {
     /// Publishes a message. It has its place among this channel's messages when this returns; the confirm comes later.
-    pub fn publish(&self, exchange: &str, routing_key: &str, batch: &Batch, replayed: bool) -> Confirm {
-        let (channel, properties) = (self.inner.clone(), properties(batch, replayed));
-        let (exchange, routing_key, body) = (exchange.to_owned(), routing_key.to_owned(), batch.body.clone());
+    pub fn publish(&self, exchange: &str, routing_key: &str, batch: &Arc<Batch>, replayed: bool) -> Confirm {
+        let (channel, properties, batch) = (self.inner.clone(), properties(batch, replayed), Arc::clone(batch));
+        let (exchange, routing_key) = (exchange.into(), routing_key.into());
         let mut confirm: Confirm = Box::pin(async move {
             let options = BasicPublishOptions { mandatory: true, immediate: false };
-            let published =
-                channel.basic_publish(exchange.into(), routing_key.into(), options, &body, properties).await;
+            let published = channel.basic_publish(exchange, routing_key, options, &batch.body, properties).await;
+            // Its frames are queued: nobody needs the body while the confirm is waited for.
+            drop(batch);
             let confirm = published.map_err(|error| Error::from_lapin(&error))?;
             match confirm.await.map_err(|error| Error::from_lapin(&error))? {
                 Confirmation::Ack(returned) => {

@@ -32,6 +32,11 @@ pub struct Batch {
 impl Batch {
     /// `<run_id>/<collector>/<seq>`: the same for every delivery of this message, and of no other.
     pub fn message_id(&self) -> String {
-        format!("{}/{}/{}", self.run_id, self.collector, self.seq)
+        message_id(self.run_id, &self.collector, self.seq)
     }
+}
+
+/// The id of a message that is not at hand: see [`Batch::message_id`].
+pub fn message_id(run_id: Uuid, collector: &str, seq: u64) -> String {
+    format!("{run_id}/{collector}/{seq}")
 }

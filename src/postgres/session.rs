@@ -13,8 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::StreamExt;
 use tokio::time::timeout;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{
+    RowStream,
+    types::{ToSql, Type},
+};
 
 use super::{
     Error,
@@ -74,6 +78,21 @@ impl Session {
     /// [`Error::Deadline`] and [`Error::Lost`], after which it cannot.
     pub async fn query(&mut self, name: &'static str, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
         self.held.query(self.held.usual(), name, sql, params).await
+    }
+
+    /// As [`Session::query`], each row handed to `take` as it comes: thousands of them need not be in memory at once. After
+    /// an error some may have been.
+    ///
+    /// # Errors
+    /// As [`Session::query`].
+    pub async fn each(
+        &mut self,
+        name: &'static str,
+        sql: &str,
+        params: &[Param<'_>],
+        take: &mut (dyn FnMut(Row) + Send),
+    ) -> Result<(), Error> {
+        self.held.each(self.held.usual(), name, sql, params, take).await
     }
 
     /// Runs one statement under settings of its own, such as `("statement_timeout", "30s")`, and with a deadline
@@ -169,6 +188,19 @@ impl Held {
         sql: &str,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
+        let mut rows = Vec::new();
+        self.each(deadline, name, sql, params, &mut |row| rows.push(row)).await?;
+        Ok(rows)
+    }
+
+    async fn each(
+        &mut self,
+        deadline: Duration,
+        name: &'static str,
+        sql: &str,
+        params: &[Param<'_>],
+        take: &mut (dyn FnMut(Row) + Send),
+    ) -> Result<(), Error> {
         if self.way == Way::Pooled && !self.open {
             self.begin(&[], name).await?;
         }
@@ -176,7 +208,7 @@ impl Held {
         let typed: Vec<_> = params.iter().map(Param::typed).collect();
         let timer = self.start();
         let answer = match &self.connection {
-            Some(connection) => timeout(deadline, ask(connection, self.way, &text, &typed)).await,
+            Some(connection) => timeout(deadline, ask(connection, self.way, &text, &typed, take)).await,
             None => return Err(over(name)),
         };
         drop(timer);
@@ -184,7 +216,7 @@ impl Held {
         if result.is_err() {
             self.end("ROLLBACK", name).await?;
         }
-        Ok(result?.into_iter().map(Row).collect())
+        result
     }
 
     async fn command(&mut self, deadline: Duration, name: &'static str, sql: &str) -> Result<(), Error> {
@@ -244,21 +276,31 @@ async fn ask(
     way: Way,
     text: &str,
     params: &[(&(dyn ToSql + Sync), Type)],
-) -> Result<Vec<tokio_postgres::Row>, tokio_postgres::Error> {
+    take: &mut (dyn FnMut(Row) + Send),
+) -> Result<(), tokio_postgres::Error> {
     if let Way::Direct { .. } = way {
         let (values, types): (Vec<_>, Vec<_>) = params.iter().cloned().unzip();
         // Planning a look at the server's views costs as much as the look.
         let prepared = async {
             let statement = connection.prepare_typed_cached(text, &types).await?;
-            connection.query(&statement, &values).await
+            take_all(connection.query_raw(&statement, values).await?, take).await
         };
         match prepared.await {
+            // Told before the first row.
             Err(error) if is_stale(&error) => connection.statement_cache.clear(),
             answer => return answer,
         }
     }
     // Unnamed, in one round trip: nothing is left behind that a pooler could break.
-    connection.query_typed(text, params).await
+    take_all(connection.query_typed_raw(text, params.iter().cloned()).await?, take).await
+}
+
+async fn take_all(rows: RowStream, take: &mut (dyn FnMut(Row) + Send)) -> Result<(), tokio_postgres::Error> {
+    let mut rows = std::pin::pin!(rows);
+    while let Some(row) = rows.next().await {
+        take(Row(row?));
+    }
+    Ok(())
 }
 
 /// Whether a prepared statement is no longer what it was: its columns have other types, or it is gone.

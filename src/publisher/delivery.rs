@@ -8,12 +8,17 @@
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use crate::spool::{Id, Taken};
+use uuid::Uuid;
+
+use crate::{
+    event::batch,
+    spool::{Id, Taken},
+};
 
 /// Which way a message came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,13 +65,15 @@ pub enum Overdue {
 #[derive(Debug)]
 struct Flight {
     id: Id,
-    message_id: String,
+    run_id: Uuid,
     events: u32,
     bytes: usize,
     lane: Lane,
     sent: Instant,
     /// What the answer was, and when it came.
     answer: Option<(bool, Instant)>,
+    /// It came back.
+    returned: bool,
 }
 
 #[derive(Debug, Default)]
@@ -76,10 +83,31 @@ struct Track {
     /// The tag of the first of `flights`, less one.
     settled: u64,
     bytes: usize,
-    returned: BTreeSet<String>,
     confirmed: Option<Instant>,
     /// One message at a time, until one is delivered.
     gentle: bool,
+}
+
+/// What is in flight, counted: asked for with every message.
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    messages: usize,
+    fresh: usize,
+    bytes: usize,
+}
+
+impl Load {
+    fn add(&mut self, flight: &Flight) {
+        self.messages += 1;
+        self.fresh += usize::from(flight.lane == Lane::Fresh);
+        self.bytes += flight.bytes;
+    }
+
+    fn remove(&mut self, flight: &Flight) {
+        self.messages -= 1;
+        self.fresh -= usize::from(flight.lane == Lane::Fresh);
+        self.bytes -= flight.bytes;
+    }
 }
 
 /// Everything in flight.
@@ -88,6 +116,8 @@ pub struct Deliveries {
     window: usize,
     window_bytes: usize,
     tracks: BTreeMap<Arc<str>, Track>,
+    /// Over all tracks.
+    load: Load,
     last: Option<Lane>,
     /// Some log was overdue, and nobody's confirm came since.
     silent: bool,
@@ -96,14 +126,14 @@ pub struct Deliveries {
 impl Deliveries {
     /// Nothing in flight; at most so many messages and bytes will be.
     pub fn new(window: usize, window_bytes: usize) -> Self {
-        Self { window, window_bytes, tracks: BTreeMap::new(), last: None, silent: false }
+        Self { window, window_bytes, tracks: BTreeMap::new(), load: Load::default(), last: None, silent: false }
     }
 
     /// The connection is begun anew: nothing is in flight, and who goes gently still does.
     pub fn begin_anew(&mut self) {
         let gentle = |track: Track| Track { gentle: track.gentle, ..Track::default() };
         self.tracks = std::mem::take(&mut self.tracks).into_iter().map(|(log, track)| (log, gentle(track))).collect();
-        (self.last, self.silent) = (None, false);
+        (self.load, self.last, self.silent) = (Load::default(), None, false);
     }
 
     fn track(&mut self, log: &Arc<str>) -> &mut Track {
@@ -112,11 +142,7 @@ impl Deliveries {
 
     /// Messages in flight.
     pub fn count(&self) -> usize {
-        self.tracks.values().map(|track| track.flights.len()).sum()
-    }
-
-    fn bytes(&self) -> usize {
-        self.tracks.values().map(|track| track.bytes).sum()
+        self.load.messages
     }
 
     /// Whether a message of so many bytes fits. One log takes at most half of the window, so that one whose queue never
@@ -126,16 +152,14 @@ impl Deliveries {
         let gentle = self.tracks.get(log).is_some_and(|track| track.gentle);
         let most = if gentle { 1 } else { (self.window / 2).max(1) };
         let own = count < most && (count == 0 || total + bytes <= self.window_bytes / 2);
-        let in_flight = self.count();
-        own && in_flight < self.window && (in_flight == 0 || self.bytes() + bytes <= self.window_bytes)
+        let Load { messages, bytes: in_flight, .. } = self.load;
+        own && messages < self.window && (messages == 0 || in_flight + bytes <= self.window_bytes)
     }
 
     /// Which lane is next where both have something: the one that has less in flight, so that what waits has half of the
     /// window; else in turn, fresh messages first.
     pub fn prefers(&self) -> Lane {
-        let flights = || self.tracks.values().flat_map(|track| &track.flights);
-        let fresh = flights().filter(|flight| flight.lane == Lane::Fresh).count();
-        match (fresh * 2).cmp(&flights().count()) {
+        match (self.load.fresh * 2).cmp(&self.load.messages) {
             Ordering::Greater => Lane::Waiting,
             Ordering::Equal if self.last == Some(Lane::Fresh) => Lane::Waiting,
             Ordering::Less | Ordering::Equal => Lane::Fresh,
@@ -145,18 +169,21 @@ impl Deliveries {
     /// A message was handed to the log's channel; gives its tag there, from 1.
     pub fn sent(&mut self, log: &Arc<str>, taken: &Taken, lane: Lane, now: Instant) -> u64 {
         self.last = Some(lane);
-        let track = self.track(log);
-        let bytes = taken.batch.body.len();
-        track.bytes += bytes;
-        track.flights.push_back(Flight {
+        let batch = &taken.batch;
+        let flight = Flight {
             id: taken.id,
-            message_id: taken.batch.message_id(),
-            events: taken.batch.events,
-            bytes,
+            run_id: batch.run_id,
+            events: batch.events,
+            bytes: batch.body.len(),
             lane,
             sent: now,
             answer: None,
-        });
+            returned: false,
+        };
+        self.load.add(&flight);
+        let track = self.track(log);
+        track.bytes += flight.bytes;
+        track.flights.push_back(flight);
         track.settled + track.flights.len() as u64
     }
 
@@ -166,8 +193,9 @@ impl Deliveries {
         let track = self.track(log);
         track.confirmed = Some(now);
         // An id that is not in flight is one from before the channel was begun anew.
-        if let Some(id) = returned.filter(|id| track.flights.iter().any(|flight| flight.message_id == *id)) {
-            track.returned.insert(id);
+        if let Some(returned) = returned {
+            let is_it = |flight: &&mut Flight| batch::message_id(flight.run_id, log, flight.id.seq) == returned;
+            track.flights.iter_mut().filter(is_it).for_each(|flight| flight.returned = true);
         }
         let index = tag.checked_sub(track.settled + 1).and_then(|index| usize::try_from(index).ok());
         if let Some(flight) = index.and_then(|index| track.flights.get_mut(index)) {
@@ -179,26 +207,27 @@ impl Deliveries {
     pub fn settle(&mut self, log: &Arc<str>) -> Vec<Settled> {
         let track = self.track(log);
         let answered = track.flights.iter().take_while(|flight| flight.answer.is_some()).count();
-        let settled: Vec<Flight> = track.flights.drain(..answered).collect();
+        let flights: Vec<Flight> = track.flights.drain(..answered).collect();
         track.settled += answered as u64;
-        track.bytes -= settled.iter().map(|flight| flight.bytes).sum::<usize>();
-        let outcome = |flight: &Flight, returned: &mut BTreeSet<String>| match flight.answer {
-            _ if returned.remove(&flight.message_id) => Outcome::Returned,
+        track.bytes -= flights.iter().map(|flight| flight.bytes).sum::<usize>();
+        let outcome = |flight: &Flight| match flight.answer {
+            _ if flight.returned => Outcome::Returned,
             Some((true, _)) => Outcome::Delivered,
             _ => Outcome::Refused,
         };
-        let settled: Vec<Settled> = settled
-            .into_iter()
+        let settled: Vec<Settled> = flights
+            .iter()
             .map(|flight| Settled {
                 id: flight.id,
                 events: flight.events,
-                outcome: outcome(&flight, &mut track.returned),
+                outcome: outcome(flight),
                 took: flight.answer.map_or(Duration::ZERO, |(_, at)| at.saturating_duration_since(flight.sent)),
             })
             .collect();
         if settled.iter().any(|settled| settled.outcome == Outcome::Delivered) {
             track.gentle = false;
         }
+        flights.iter().for_each(|flight| self.load.remove(flight));
         settled
     }
 
@@ -207,6 +236,7 @@ impl Deliveries {
         let track = self.track(log);
         let flights = std::mem::take(&mut track.flights);
         *track = Track { gentle: true, confirmed: track.confirmed, ..Track::default() };
+        flights.iter().for_each(|flight| self.load.remove(flight));
         flights.into_iter().map(|flight| (flight.id, flight.events)).collect()
     }
 
@@ -258,8 +288,6 @@ impl Deliveries {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
     use crate::{event::batch::Batch, units::Time};
 

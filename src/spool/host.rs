@@ -4,14 +4,17 @@
 use std::{
     fmt::Debug,
     fs::{self, DirBuilder, OpenOptions},
-    io,
+    io::{self, IoSlice},
     os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::Path,
     sync::Arc,
     time::Instant,
 };
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::{
+    fs::{FlockOperation, OFlags},
+    io::{pwritev, retry_on_intr},
+};
 
 /// Which file is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +69,10 @@ pub trait File: Debug + Send + Sync {
     fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()>;
     /// Writes all of `bytes` at a place.
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
+    /// Writes all of `first` and `second` one behind the other, as [`File::write_all_at`] would write both in one.
+    fn write_both_at(&self, first: &[u8], second: &[u8], at: u64) -> io::Result<()> {
+        self.write_all_at(&[first, second].concat(), at)
+    }
     /// Cuts the file, or fills it up with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Its length in bytes.
@@ -164,6 +171,20 @@ impl File for fs::File {
 
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         FileExt::write_all_at(self, bytes, at)
+    }
+
+    fn write_both_at(&self, first: &[u8], second: &[u8], at: u64) -> io::Result<()> {
+        // Copying so little costs less than telling the system of two pieces.
+        const LITTLE: usize = 4096;
+        if second.len() <= LITTLE {
+            return FileExt::write_all_at(self, &[first, second].concat(), at);
+        }
+        let pieces = [IoSlice::new(first), IoSlice::new(second)];
+        let written = retry_on_intr(|| pwritev(self, &pieces, at))?;
+        // All of it, but on a disk that is nearly full.
+        let from = |bytes: &[u8], written: usize| bytes.get(written..).unwrap_or_default().to_owned();
+        let (first, second) = (from(first, written), from(second, written.saturating_sub(first.len())));
+        FileExt::write_all_at(self, &[first, second].concat(), at + written as u64)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

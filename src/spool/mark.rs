@@ -3,7 +3,7 @@
 //! It is filled with zeros when it is made, so that a full disk cannot stop it later. It holds
 //!
 //! - at offset 0, [`LOGS`] places of 128 bytes, one for each log of the current run: length of the name (1 byte), name
-//!   (87), run counter (8), `given` (8): the last `seq` that was given out, written before the message is published;
+//!   (87), run counter (8), `given` (8): the last `seq` that was given out, written before its message is published;
 //!   `settled` (8): all up to it is acked or declared, written before the log is cut back; zero (12), CRC-32C of all
 //!   before (4). A place is written whole, and is all that a healthy agent writes here;
 //! - behind them [`SLOTS`] slots of [`SLOT`] bytes: `PGAMARK1`, generation (8), length (4), CRC-32C over generation, length
@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::{
     host::{File, Host, Open, read_around},
-    record::field,
+    record::{field, put},
 };
 use crate::event::status::Reason;
 
@@ -216,7 +216,7 @@ impl Mark {
         self.file.is_named(path)
     }
 
-    /// Writes `given` of one log. Not synced.
+    /// Writes `given` of one log, unless that is what stands there. Not synced.
     pub fn give(&mut self, collector: &str, run: u64, given: u64) -> io::Result<()> {
         self.change(collector, run, |place| place.given = given)
     }
@@ -231,11 +231,15 @@ impl Mark {
         let index = self.places.iter().position(own).or_else(|| self.places.iter().position(Option::is_none));
         let index = index.filter(|_| collector.len() <= NAME).ok_or(io::ErrorKind::StorageFull)?;
         let Some(place) = self.places.get_mut(index) else { return Ok(()) };
-        let of_run = place.take().filter(|place| place.run == run);
-        let place =
-            place.insert(of_run.unwrap_or_else(|| Place { name: collector.to_owned(), run, given: 0, settled: 0 }));
-        change(place);
-        self.file.write_all_at(&encode_place(place), (index * PLACE) as u64)
+        let of_run = place.as_ref().filter(|place| place.run == run);
+        let new = || Place { name: collector.to_owned(), run, given: 0, settled: 0 };
+        let mut changed = of_run.cloned().unwrap_or_else(new);
+        change(&mut changed);
+        if place.as_ref() != Some(&changed) {
+            self.file.write_all_at(&encode_place(&changed), (index * PLACE) as u64)?;
+            *place = Some(changed);
+        }
+        Ok(())
     }
 
     fn newest(&self) -> u64 {
@@ -318,14 +322,6 @@ fn bounded(body: &Body, ranges: usize) -> Body {
         log.memory.truncate(RANGES);
     }
     body
-}
-
-fn put(bytes: &mut [u8], fields: &[(usize, &[u8])]) {
-    for (at, value) in fields {
-        if let Some(place) = bytes.get_mut(*at..at + value.len()) {
-            place.copy_from_slice(value);
-        }
-    }
 }
 
 fn read_place(bytes: &[u8]) -> Option<Place> {

@@ -9,8 +9,8 @@
 //!             *.new                 not finished; thrown away at the next start
 //! ```
 //!
-//! Every message takes the same way: it is numbered and appended to its log, `given` is written, and only then may it be
-//! published; an ack settles it. When all of a log is settled, its file is cut back to its header: a healthy agent keeps
+//! Every message takes the same way: it is numbered and appended to its log, `given` is written when it or one before it is
+//! taken, and only then may it be published; an ack settles it. When all of a log is settled, its file is cut back to its header: a healthy agent keeps
 //! nothing at rest and causes next to no writes. What is not acked within `spool.sync_after` is synced.
 //!
 //! Order that the promise rests on: record before `given` before publishing; the mark before a cut-back; the mark synced
@@ -244,6 +244,11 @@ impl Spool {
         self.appended();
     }
 
+    /// How many logs there are; none ever goes.
+    pub fn log_count(&self) -> usize {
+        self.state().logs.len()
+    }
+
     /// Names of all logs.
     pub fn logs(&self) -> Vec<Arc<str>> {
         self.state().logs.keys().cloned().collect()
@@ -266,12 +271,15 @@ impl Spool {
 
     /// The next message of a log that was never published.
     pub fn take_fresh(&self, collector: &str) -> Option<Taken> {
-        self.state().logs.get_mut(collector)?.take_fresh()
+        let mut state = self.state();
+        state.write_given(collector);
+        state.logs.get_mut(collector)?.take_fresh()
     }
 
     /// The next message of a log that came back or waited on disk.
     pub fn take_waiting(&self, collector: &str) -> Option<Taken> {
         let mut state = self.state();
+        state.write_given(collector);
         let taken = state.logs.get_mut(collector)?.take_waiting();
         state.after_change();
         drop(state);
@@ -279,16 +287,23 @@ impl Spool {
         taken
     }
 
-    /// The broker confirmed a message and did not return it.
-    pub fn ack(&self, collector: &str, id: Id) {
+    /// The broker confirmed messages and did not return them.
+    pub fn ack(&self, collector: &str, ids: impl IntoIterator<Item = Id>) {
+        let mut ids = ids.into_iter().peekable();
+        if ids.peek().is_none() {
+            return;
+        }
         let mut state = self.state();
-        let settled = state.logs.get_mut(collector).map(|log| {
-            // Somebody wanted it, whatever was known before the connection was begun anew.
-            log.unwanted = false;
-            log.ack(id)
-        });
-        if collector == status::COLLECTOR && id.run == state.run {
-            state.status_confirmed(id.seq);
+        let mut settled = None;
+        for id in ids {
+            settled = state.logs.get_mut(collector).map(|log| {
+                // Somebody wanted it, whatever was known before the connection was begun anew.
+                log.unwanted = false;
+                log.ack(id)
+            });
+            if collector == status::COLLECTOR && id.run == state.run {
+                state.status_confirmed(id.seq);
+            }
         }
         state.settled(collector, settled);
         drop(state);

@@ -14,6 +14,14 @@ impl Ranges {
         if first > last {
             return;
         }
+        // Nearly always it is what follows the last range.
+        if let Some(mut newest) = self.0.last_entry()
+            && (*newest.key()..=newest.get().saturating_add(1)).contains(&first)
+        {
+            let end = newest.get_mut();
+            *end = last.max(*end);
+            return;
+        }
         let (mut first, mut last) = (first, last);
         // Everything that overlaps or touches becomes part of the new range.
         while let Some((&start, &end)) = self.0.range(..=last.saturating_add(1)).next_back() {

@@ -70,24 +70,33 @@ impl Head {
     }
 }
 
-/// Writes a record. `head.len` is taken from the payload.
-pub fn encode(head: &Head, payload: &[u8], salt: u32) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEAD + payload.len());
-    out.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&head.seq.to_le_bytes());
-    out.extend_from_slice(&head.time.0.to_le_bytes());
-    out.extend_from_slice(&head.seen_ms.to_le_bytes());
-    out.extend_from_slice(&head.events.to_le_bytes());
-    out.extend_from_slice(&head.version.to_le_bytes());
+/// The bytes before a payload in its record. `head.len` is taken from the payload.
+pub fn encode(head: &Head, payload: &[u8], salt: u32) -> [u8; HEAD] {
     let flags = if head.zstd { ZSTD } else { 0 } | if head.footer { FOOTER } else { 0 };
-    out.extend_from_slice(&flags.to_le_bytes());
+    let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    let mut out = [0; HEAD];
+    let fields: [(usize, &[u8]); 7] = [
+        (0, &len.to_le_bytes()),
+        (8, &head.seq.to_le_bytes()),
+        (16, &head.time.0.to_le_bytes()),
+        (24, &head.seen_ms.to_le_bytes()),
+        (32, &head.events.to_le_bytes()),
+        (36, &head.version.to_le_bytes()),
+        (38, &flags.to_le_bytes()),
+    ];
+    put(&mut out, &fields);
     let crc = crc32c::crc32c_append(checksum(&out, salt), payload);
-    if let Some(place) = out.get_mut(4..8) {
-        place.copy_from_slice(&crc.to_le_bytes());
-    }
-    out.extend_from_slice(payload);
+    put(&mut out, &[(4, &crc.to_le_bytes())]);
     out
+}
+
+/// Puts fields in their places, as far as those lie within the bytes.
+pub fn put(bytes: &mut [u8], fields: &[(usize, &[u8])]) {
+    for (at, value) in fields {
+        if let Some(place) = bytes.get_mut(*at..at + value.len()) {
+            place.copy_from_slice(value);
+        }
+    }
 }
 
 /// Whether a record is what was written.
@@ -96,9 +105,11 @@ pub fn check(head: &[u8; HEAD], payload: &[u8], salt: u32) -> bool {
 }
 
 /// The checksum of a head without its own field.
-fn checksum(head: &[u8], salt: u32) -> u32 {
-    let (before, after) = (head.get(..4).unwrap_or_default(), head.get(8..).unwrap_or_default());
-    crc32c::crc32c_append(crc32c::crc32c_append(salt, before), after)
+fn checksum(head: &[u8; HEAD], salt: u32) -> u32 {
+    let (before, after): ([u8; 4], [u8; HEAD - 8]) = (field(head, 0), field(head, 8));
+    let mut covered = [0; HEAD - 4];
+    put(&mut covered, &[(0, &before), (4, &after)]);
+    crc32c::crc32c_append(salt, &covered)
 }
 
 /// `N` bytes at a fixed offset; the callers' offsets lie within the head.
@@ -118,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_record_lies_as_the_table_says() {
-        let bytes = encode(&head(0x0102_0304_0506_0708), b"payload", 9);
+        let bytes = [&encode(&head(0x0102_0304_0506_0708), b"payload", 9)[..], b"payload"].concat();
         assert_eq!(bytes.len(), HEAD + 7);
         assert_eq!(bytes[..4], [7, 0, 0, 0]);
         assert_eq!(bytes[8..16], [8, 7, 6, 5, 4, 3, 2, 1]);
@@ -132,7 +143,7 @@ mod tests {
     proptest! {
         #[test]
         fn one_flipped_bit_is_always_found(payload in prop::collection::vec(any::<u8>(), 0..64), bit in 0usize..(HEAD + 64) * 8) {
-            let mut bytes = encode(&head(1), &payload, 9);
+            let mut bytes = [&encode(&head(1), &payload, 9)[..], &payload].concat();
             let whole: [u8; HEAD] = bytes[..HEAD].try_into().unwrap();
             prop_assert!(check(&whole, &payload, 9));
             prop_assert!(!check(&whole, &payload, 10), "another run's record");

@@ -96,26 +96,31 @@ impl<'a> Before<'a> {
     }
 }
 
-/// A statement with its delta.
-pub(super) type Ranked = (Key, Option<Counters>);
-
-/// The `limit` entries with the most time since the look before, and the sum of what the others did since.
-pub(super) fn top(
-    mut entries: Vec<(Key, Option<Counters>, f64)>,
+/// The `limit` entries with the most time since `before`, each with its delta, and the sum of what the others did since.
+pub(super) fn top<'a>(
+    entries: impl Iterator<Item = (&'a Key, &'a Entry)>,
+    before: Before<'_>,
     limit: usize,
-    baseline: bool,
-) -> (Vec<Ranked>, Option<Counters>) {
-    // Of what no delta is known comes last; among equals, who ran longest since ever.
-    let time = |delta: &Option<Counters>| delta.as_ref().map_or(-1.0, |delta| delta.total_exec_time);
-    entries.sort_unstable_by(|(a_key, a, a_ever), (b_key, b, b_ever)| {
-        time(b).total_cmp(&time(a)).then(b_ever.total_cmp(a_ever)).then(a_key.cmp(b_key))
-    });
+) -> (Vec<(&'a Key, &'a Entry, Option<Counters>)>, Option<Counters>) {
+    // Of what no delta is known comes last; among equals, who ran longest since ever. Deltas are large and entries may be
+    // many: they are made again where they are needed.
+    let time = |key, entry| before.delta(key, entry).map_or(-1.0, |delta| delta.total_exec_time);
+    let mut ranked: Vec<_> = entries.map(|(key, entry)| (time(key, entry), key, entry)).collect();
+    let ever = |entry: &Entry| entry.counters.total_exec_time;
+    let order = |(a, a_key, a_entry): &(f64, &Key, &Entry), (b, b_key, b_entry): &(f64, &Key, &Entry)| {
+        b.total_cmp(a).then(ever(b_entry).total_cmp(&ever(a_entry))).then(a_key.cmp(b_key))
+    };
+    if limit < ranked.len() {
+        ranked.select_nth_unstable_by(limit, order);
+    }
+    let rest = ranked.split_off(limit.min(ranked.len()));
+    ranked.sort_unstable_by(order);
+    let delta = |(_, key, entry): &(f64, &Key, &Entry)| before.delta(key, entry);
     // A sum of nothing: 0 of all that this server counts.
-    let zero = entries.iter().find_map(|(_, delta, _)| delta.as_ref()).and_then(|any| any.since(any));
-    let rest = entries.split_off(limit.min(entries.len()));
-    let deltas = rest.iter().filter_map(|(_, delta, _)| delta.as_ref());
-    let other = (!baseline).then(|| deltas.fold(zero.unwrap_or_default(), |sum, delta| sum.plus(delta)));
-    (entries.into_iter().map(|(key, delta, _)| (key, delta)).collect(), other)
+    let zero = ranked.iter().chain(&rest).find_map(delta).and_then(|any| any.since(&any));
+    let deltas = rest.iter().filter_map(delta);
+    let other = (!before.is_baseline()).then(|| deltas.fold(zero.unwrap_or_default(), |sum, delta| sum.plus(&delta)));
+    (ranked.into_iter().map(|(_, key, entry)| (key, entry, before.delta(key, entry))).collect(), other)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod texts;
 
 use std::{
     collections::{BTreeSet, HashMap},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -134,7 +135,7 @@ pub struct PgStatements {
     extension: Option<(Identity, Extension)>,
     /// Since when it is missing, and what mends that.
     missing: Option<(Instant, String)>,
-    before: Option<Seen>,
+    before: Option<Arc<Seen>>,
 }
 
 impl Collector for PgStatements {
@@ -165,9 +166,11 @@ impl Collector for PgStatements {
         let (extension, figures) = self.read(&mut session).await?;
         let identity = session.identity().clone();
         let epoch = figures.overall.epoch(&identity);
-        let before = Before::of(self.before.as_ref(), &epoch);
+        let seen = self.before.clone();
+        let before = Before::of(seen.as_deref(), &epoch);
+        let entries = figures.entries().count();
         let summary = |other| Summary {
-            entries: figures.entries.len() as u64 + figures.hidden + figures.unreadable.count(),
+            entries: entries as u64 + figures.hidden + figures.unreadable.count(),
             other,
             dealloc: before.dealloc(figures.overall.dealloc),
             stats_reset: figures.overall.stats_reset,
@@ -176,17 +179,13 @@ impl Collector for PgStatements {
             io_timing: figures.overall.io_timing,
             planning: figures.overall.planning,
         };
-        let ranked =
-            figures.entries.iter().map(|(key, entry)| (*key, before.delta(key, entry), entry.counters.total_exec_time));
-        let (kept, other) = delta::top(ranked.collect(), self.limit, before.is_baseline());
+        let (kept, other) = delta::top(figures.entries(), before, self.limit);
         let summary = summary(other);
         let clock = session.clock();
-        let keys: Vec<Key> = kept.iter().map(|(key, _)| *key).collect();
+        let keys: Vec<Key> = kept.iter().map(|(key, ..)| **key).collect();
         let names = Names::read(&mut session, &keys).await?;
         let texts = self.texts.learn(&keys, &mut session, &extension, &context.texts).await;
-        let rows = kept.into_iter().filter_map(|(key, delta)| {
-            figures.entries.get(&key).map(|entry| row(&key, entry, delta, &names, self.texts.get(&key)))
-        });
+        let rows = kept.into_iter().map(|(key, entry, delta)| row(key, entry, delta, &names, self.texts.get(key)));
         let data: Vec<Row> = rows.collect();
         let degraded = sight::degraded(&identity, &figures.unreadable);
         let texts = texts.err().map(|error| format!("texts of statements could not be read: {error}"));
@@ -195,13 +194,16 @@ impl Collector for PgStatements {
             server: Some(identity.server(epoch.clone())),
             collected_at: clock,
             duration: start.elapsed(),
-            omitted: (figures.entries.len() - data.len()) as u64,
+            omitted: (entries - data.len()) as u64,
             hidden: figures.hidden,
             summary: Some(summary),
             data,
             degraded: Some(degraded.join("; ")).filter(|degraded| !degraded.is_empty()),
         };
-        self.before = Some(figures.seen(epoch, clock));
+        // Only the figures still hold what they bring up to date.
+        drop(seen);
+        self.before = None;
+        self.before = Some(Arc::new(figures.seen(epoch, clock)));
         Ok(sample)
     }
 }
@@ -210,7 +212,7 @@ impl PgStatements {
     /// Reads all entries, wherever the extension is now.
     async fn read(&mut self, session: &mut Session) -> Result<(Extension, Figures), CollectError> {
         if let Some(extension) = self.known(session.identity()) {
-            match Figures::read(session, &extension, self.before.as_ref()).await {
+            match Figures::read(session, &extension, self.before.clone()).await {
                 // It was updated, moved or dropped since.
                 Err(error) if error.sqlstate().is_some() && !error.is_timeout() => self.extension = None,
                 Ok(figures) if !extension.is_version(&figures.overall.version) => self.extension = None,
@@ -267,7 +269,10 @@ impl Overall {
 #[derive(Debug)]
 struct Figures {
     overall: Overall,
-    entries: HashMap<Key, Entry>,
+    /// Entries that were read.
+    read: HashMap<Key, Entry>,
+    /// Where those are only what changed: what else there is.
+    unchanged: Option<Arc<Seen>>,
     changed: usize,
     hidden: u64,
     unreadable: Unreadable,
@@ -275,7 +280,7 @@ struct Figures {
 
 impl Figures {
     /// Reads what is not known from `before`.
-    async fn read(session: &mut Session, extension: &Extension, before: Option<&Seen>) -> Result<Self, Error> {
+    async fn read(session: &mut Session, extension: &Extension, before: Option<Arc<Seen>>) -> Result<Self, Error> {
         // First, so that a reset in between shows as counters that fell, and never as an epoch that did not begin yet.
         let rows = session.query("pg_statements.info", &extension.fill(INFO), &[]).await?;
         let row = rows.first().ok_or(Error::Decode { column: "dealloc".into(), wanted: "one row" })?;
@@ -288,12 +293,24 @@ impl Figures {
         };
         let epoch = overall.epoch(session.identity());
         let before = before.filter(|before| before.epoch == epoch);
-        let mut figures =
-            Self { overall, entries: HashMap::new(), changed: 0, hidden: 0, unreadable: Unreadable::default() };
-        if !figures.read_changes(session, extension, before).await? {
-            figures.read_all(session, extension, before).await?;
+        let mut figures = Self {
+            overall,
+            read: HashMap::new(),
+            unchanged: None,
+            changed: 0,
+            hidden: 0,
+            unreadable: Unreadable::default(),
+        };
+        if !figures.read_changes(session, extension, before.as_ref()).await? {
+            figures.read_all(session, extension, before.as_deref()).await?;
         }
         Ok(figures)
+    }
+
+    /// All entries.
+    fn entries(&self) -> impl Iterator<Item = (&Key, &Entry)> {
+        let unchanged = self.unchanged.iter().flat_map(|seen| &seen.entries);
+        self.read.iter().chain(unchanged.filter(|(key, _)| !self.read.contains_key(key)))
     }
 
     /// Reads what changed since; false if that does not tell all.
@@ -301,7 +318,7 @@ impl Figures {
         &mut self,
         session: &mut Session,
         extension: &Extension,
-        before: Option<&Seen>,
+        before: Option<&Arc<Seen>>,
     ) -> Result<bool, Error> {
         let Some(before) = before.filter(|before| before.is_steady()) else { return Ok(false) };
         let marks: Vec<i64> = before.entries.values().map(|entry| entry.mark).collect();
@@ -312,11 +329,11 @@ impl Figures {
         // Whatever is odd about a row, reading all tells.
         let Ok(changed) = changed else { return Ok(false) };
         self.changed = changed.len();
-        self.entries.clone_from(&before.entries);
-        self.entries.extend(changed.into_iter().flatten());
+        self.read = changed.into_iter().flatten().collect();
+        self.unchanged = Some(Arc::clone(before));
         let there = usize::try_from(row.get::<u64>("entries")?).ok();
         let visible = usize::try_from(row.get::<u64>("visible")?).ok();
-        Ok(there == visible && visible == Some(self.entries.len()))
+        Ok(there == visible && visible == Some(self.entries().count()))
     }
 
     async fn read_all(
@@ -325,18 +342,16 @@ impl Figures {
         extension: &Extension,
         before: Option<&Seen>,
     ) -> Result<(), Error> {
-        let rows = session.query("pg_statements", &extension.fill(COUNTERS), &[]).await?;
-        self.entries = HashMap::with_capacity(rows.len());
-        for row in &rows {
-            match entry(row) {
-                Ok(Some((key, entry))) => drop(self.entries.insert(key, entry)),
-                Ok(None) => self.hidden += 1,
-                Err(error) => self.unreadable.note(error),
-            }
-        }
+        (self.read, self.unchanged) = (HashMap::with_capacity(before.map_or(0, |seen| seen.entries.len())), None);
+        let mut take = |row| match entry(&row) {
+            Ok(Some((key, entry))) => drop(self.read.insert(key, entry)),
+            Ok(None) => self.hidden += 1,
+            Err(error) => self.unreadable.note(error),
+        };
+        session.each("pg_statements", &extension.fill(COUNTERS), &[], &mut take).await?;
         let is_known = |key: &Key, entry: &Entry| before.is_some_and(|seen| seen.entries.get(key) == Some(entry));
         self.changed = match before {
-            Some(_) => self.entries.iter().filter(|(key, entry)| !is_known(key, entry)).count(),
+            Some(_) => self.read.iter().filter(|(key, entry)| !is_known(key, entry)).count(),
             // Nobody knows; the next look will.
             None => 0,
         };
@@ -344,12 +359,22 @@ impl Figures {
     }
 
     fn seen(self, epoch: String, clock: Time) -> Seen {
+        let unchanged = self
+            .unchanged
+            .map(|seen| Arc::try_unwrap(seen).map_or_else(|seen| seen.entries.clone(), |seen| seen.entries));
+        let entries = match unchanged {
+            Some(mut entries) => {
+                entries.extend(self.read);
+                entries
+            }
+            None => self.read,
+        };
         Seen {
             epoch,
             clock,
             complete: self.hidden == 0 && self.unreadable.count() == 0,
             dealloc: self.overall.dealloc,
-            entries: self.entries,
+            entries,
             changed: self.changed,
         }
     }

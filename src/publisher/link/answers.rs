@@ -61,8 +61,11 @@ impl Link<'_> {
             }
         }
         for log in logs {
-            for settled in self.deliveries.settle(&log) {
-                self.settle(&log, &settled);
+            let settled = self.deliveries.settle(&log);
+            let is_delivered = |settled: &&Settled| settled.outcome == Outcome::Delivered;
+            self.publisher.spool.ack(&log, settled.iter().filter(is_delivered).map(|settled| settled.id));
+            for settled in &settled {
+                self.settle(&log, settled);
             }
         }
         for (log, era, error) in ended {
@@ -80,12 +83,11 @@ impl Link<'_> {
         match settled.outcome {
             Outcome::Delivered => {
                 health.delivery(|delivery| delivery.confirm(settled.took));
-                spool.ack(log, settled.id);
                 self.delivered(log);
             }
             Outcome::Returned => {
                 health.delivery(|delivery| delivery.returned += 1);
-                let key = self.publisher.routing_key.of(log);
+                let key = self.ways.get(log).map(|way| &*way.key).unwrap_or_default();
                 let exchange = &self.publisher.config.exchange;
                 let trouble = format!("no queue is bound to exchange {exchange:?} for routing key {key:?}");
                 if discard {

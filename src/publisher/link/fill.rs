@@ -18,17 +18,8 @@ impl Link<'_> {
 
     /// Sends what the window allows, the logs in turn, and opens channels where something waits for one.
     pub(super) fn fill(&mut self) {
-        for log in self.publisher.spool.logs() {
-            let delays = || Delays::new(&self.publisher.retry);
-            let new = || Way {
-                state: State::Closed(None),
-                era: 0,
-                opened: Instant::now(),
-                delays: delays(),
-                held: None,
-                trouble: None,
-            };
-            self.ways.entry(log).or_insert_with(new);
+        if self.publisher.spool.log_count() > self.ways.len() {
+            self.see_logs();
         }
         if self.blocked.is_some() {
             return;
@@ -46,6 +37,22 @@ impl Link<'_> {
             if !lanes.into_iter().any(|lane| in_turn().any(|log| self.send_one(log, lane))) {
                 return;
             }
+        }
+    }
+
+    /// A log that is new gets a way.
+    fn see_logs(&mut self) {
+        for log in self.publisher.spool.logs() {
+            let new = |log: &Arc<str>| Way {
+                state: State::Closed(None),
+                key: self.publisher.routing_key.of(log),
+                era: 0,
+                opened: Instant::now(),
+                delays: Delays::new(&self.publisher.retry),
+                held: None,
+                trouble: None,
+            };
+            self.ways.entry(log).or_insert_with_key(new);
         }
     }
 
@@ -111,8 +118,7 @@ impl Link<'_> {
             self.pace.went(taken.batch.body.len());
         }
         self.publisher.health.delivery(|delivery| delivery.published += 1);
-        let key = self.publisher.routing_key.of(log);
-        let confirm = channel.publish(&self.publisher.config.exchange, &key, &taken.batch, taken.replayed);
+        let confirm = channel.publish(&self.publisher.config.exchange, &way.key, &taken.batch, taken.replayed);
         let (log, era) = (Arc::clone(log), way.era);
         self.answers.push(Box::pin(async move { Answered { log, era, tag, answer: confirm.await } }));
     }

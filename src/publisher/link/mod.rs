@@ -70,6 +70,8 @@ const KEPT: &str = "messages are kept in the spool and tried again";
 /// One log's way to the broker.
 struct Way {
     state: State,
+    /// Its routing key.
+    key: String,
     /// Counts channels: answers of an earlier one are of no interest.
     era: u64,
     /// When its channel was opened.

@@ -113,6 +113,8 @@ pub struct Log {
     owner: Owner,
     folder: PathBuf,
     segments: VecDeque<Segment>,
+    /// Bytes of all segments but the last one: there may be thousands, and they are asked for with every message.
+    full_bytes: u64,
     /// By run counter; the current run among them.
     pub runs: BTreeMap<u64, RunLog>,
     fresh: VecDeque<(Id, Arc<Batch>, Place)>,
@@ -167,6 +169,7 @@ impl Log {
             owner,
             folder,
             segments: segments.into(),
+            full_bytes: 0,
             runs,
             fresh: VecDeque::new(),
             fresh_bytes: 0,
@@ -180,6 +183,7 @@ impl Log {
             unreadable: None,
         };
         log.bury();
+        log.count_bytes();
         log
     }
 
@@ -190,7 +194,13 @@ impl Log {
 
     /// Bytes of the segments, the dead ones left out.
     pub fn bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.end).sum()
+        self.full_bytes + self.segments.back().map_or(0, |segment| segment.end)
+    }
+
+    /// To be called when segments came or went.
+    fn count_bytes(&mut self) {
+        let full = self.segments.len().saturating_sub(1);
+        self.full_bytes = self.segments.iter().take(full).map(|segment| segment.end).sum();
     }
 
     /// Bytes of messages that are in memory only.
@@ -302,6 +312,7 @@ impl Log {
                 self.cursor = Some(start(&segment));
             }
             self.segments.push_back(segment);
+            self.count_bytes();
         }
         let Some(open) = self.segments.back_mut() else { return Err(io::ErrorKind::NotFound.into()) };
         let head = Head {

@@ -36,6 +36,7 @@ impl Log {
         // One without a record holds nothing that could be copied.
         self.segments.retain(|segment| !(segment.suspect && segment.is_empty()));
         self.segments.retain(|segment| closed.iter().all(|(gone, ..)| *gone != key(segment)));
+        self.count_bytes();
         !open.is_empty() || !closed.is_empty()
     }
 
@@ -80,6 +81,7 @@ impl Log {
         let Some(old) = self.segments.get_mut(index) else { return Ok(()) };
         segment.damaged = old.damaged;
         let old = std::mem::replace(old, segment);
+        self.count_bytes();
         // What could not be read of the original, nobody will come across in the copy.
         let mut known = self.out_of_files_reach(old.owner.run);
         copied.iter().for_each(|(first, last)| known.insert(first, last));

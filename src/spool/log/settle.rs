@@ -77,6 +77,7 @@ impl Log {
     /// Drops the oldest segment and declares what of it waited. False where there is none.
     pub fn evict(&mut self, reason: Reason) -> bool {
         let Some(segment) = self.segments.pop_front() else { return false };
+        self.count_bytes();
         let (run, lowest, last) = (segment.owner.run, segment.lowest, segment.last);
         let waiting = self.out_of_files_reach(run).missing(lowest, last);
         // Whole segments are the usual case, and then the number of events is known.
@@ -107,6 +108,7 @@ impl Log {
                 break;
             }
             self.dead.extend(self.segments.pop_front());
+            self.count_bytes();
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
     spool::{
         header::{HEADER, Owner},
         record::Head,
-        segment::{Segment, Step},
+        segment::{Segment, Step, View},
     },
     units::Time,
 };
@@ -60,13 +60,14 @@ impl Log {
         let Some(segment) = self.segments.iter_mut().find(|candidate| key(candidate) == *segment) else {
             return Ok(None);
         };
-        let step = segment.step(at, id.seq.saturating_sub(1))?;
+        let mut view = View::default();
+        let step = segment.step(&mut view, at, id.seq.saturating_sub(1))?;
         if self.cursor.is_none_or(|cursor| cursor.segment != key(segment)) {
             segment.close();
         }
         self.unreadable = None;
         match step {
-            Step::Record(head, body, _) if head.seq == id.seq => Ok(Some(Arc::new(batch(&segment.owner, &head, body)))),
+            Step::Record(head, _) if head.seq == id.seq => Ok(Some(Arc::new(batch(&segment.owner, &head, view)))),
             _ => {
                 segment.damaged = true;
                 Ok(None)
@@ -85,20 +86,21 @@ impl Log {
             // Its segment may be gone by now.
             let cursor = if key(segment) == cursor.segment { cursor } else { start(segment) };
             let (run, owner) = (segment.owner.run, segment.owner.clone());
-            let step = segment.step(cursor.at, cursor.after)?;
+            let mut view = View::default();
+            let step = segment.step(&mut view, cursor.at, cursor.after)?;
             self.unreadable = None;
             match step {
-                Step::Record(head, body, next) => {
+                Step::Record(head, next) => {
                     let id = Id { run, seq: head.seq };
                     self.cursor = Some(Cursor { at: next, after: head.seq, ..cursor });
                     if self.is_free(id) {
                         let place = Place::Disk { segment: cursor.segment, at: cursor.at };
                         self.out.insert(id, Held { place, time: head.time });
-                        return Ok(Some(Taken { id, batch: Arc::new(batch(&owner, &head, body)), replayed: true }));
+                        return Ok(Some(Taken { id, batch: Arc::new(batch(&owner, &head, view)), replayed: true }));
                     }
                 }
                 Step::Damaged(next) => {
-                    let until = segment.step(next, cursor.after)?;
+                    let until = segment.step(&mut view, next, cursor.after)?;
                     let last = match until {
                         Step::Record(head, ..) => head.seq - 1,
                         _ => segment.last,
@@ -153,7 +155,7 @@ fn segment_floor(segments: &VecDeque<Segment>, index: usize) -> u64 {
     segments.get(index).map_or(0, |segment| segment.lowest.saturating_sub(1))
 }
 
-fn batch(owner: &Owner, head: &Head, body: Vec<u8>) -> Batch {
+fn batch(owner: &Owner, head: &Head, view: View) -> Batch {
     Batch {
         agent: owner.agent,
         run_id: owner.run_id,
@@ -163,6 +165,6 @@ fn batch(owner: &Owner, head: &Head, body: Vec<u8>) -> Batch {
         events: head.events,
         version: head.version,
         zstd: head.zstd,
-        body,
+        body: view.into_payload(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 
-use super::{Segment, Step, Unsynced, begin};
+use super::{Segment, Step, Unsynced, View, begin};
 use crate::spool::{header::HEADER, ranges::Ranges};
 
 /// What a copy is called until it takes its original's name.
@@ -49,12 +49,12 @@ impl Segment {
         let mut segment =
             Self::over(std::sync::Arc::clone(&self.host), self.path.clone(), file, self.owner.clone(), self.first);
         let (mut places, mut copied) = (BTreeMap::new(), Ranges::default());
-        let (mut at, mut after) = (HEADER, self.first.saturating_sub(1));
+        let (mut at, mut after, mut view) = (HEADER, self.first.saturating_sub(1), View::reading_on());
         loop {
-            match self.step(at, after)? {
-                Step::Record(head, payload, next) => {
+            match self.step(&mut view, at, after)? {
+                Step::Record(head, next) => {
                     if keep(head.seq) {
-                        places.insert(at, segment.append(&head, &payload)?);
+                        places.insert(at, segment.append(&head, view.payload())?);
                         copied.insert(head.seq, head.seq);
                     }
                     (at, after) = (next, head.seq);

@@ -9,7 +9,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{FOOTER, Segment, Step, Tail, Unsynced};
+use super::{FOOTER, Segment, Step, Tail, Unsynced, View};
 use crate::spool::{
     header::{self, FORMAT, HEADER, HEADER_LEN, Owner},
     host::{Host, Open},
@@ -161,14 +161,15 @@ impl Segment {
     /// The footer at the end of the file, if there is one.
     fn footer(&self, size: u64) -> io::Result<Option<Footer>> {
         let Some(at) = size.checked_sub(FOOTER).filter(|at| *at >= HEADER) else { return Ok(None) };
-        let footer = self.read(at)?.filter(|(head, payload)| head.footer && payload.len() == 16);
-        let number = |payload: &[u8], at| u64::from_le_bytes(field(payload, at));
-        Ok(footer.map(|(head, payload)| Footer {
+        let mut view = View::default();
+        let footer = self.read(&mut view, at)?.filter(|head| head.footer && head.len == 16);
+        let number = |at| u64::from_le_bytes(field(view.payload(), at));
+        Ok(footer.map(|head| Footer {
             last: head.seq,
             newest_ms: head.seen_ms,
             events: u64::from(head.events),
-            lowest: number(&payload, 0),
-            count: number(&payload, 8),
+            lowest: number(0),
+            count: number(8),
         }))
     }
 
@@ -184,9 +185,10 @@ impl Segment {
     fn scan(mut self, footer: Option<&Footer>) -> io::Result<Found> {
         let (mut held, mut damaged, mut holes) = (Ranges::default(), Ranges::default(), Vec::new());
         let (mut at, mut after, mut end, mut hole) = (HEADER, self.first.saturating_sub(1), HEADER, false);
+        let mut view = View::reading_on();
         loop {
-            match self.step(at, after)? {
-                Step::Record(record, _, next) => {
+            match self.step(&mut view, at, after)? {
+                Step::Record(record, next) => {
                     // Without bytes that are no record between them, numbers are left out on purpose.
                     if std::mem::take(&mut hole) {
                         damaged.insert(after + 1, record.seq - 1);

@@ -15,6 +15,7 @@ mod find;
 use std::{
     cell::RefCell,
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -93,12 +94,62 @@ pub enum Unsynced {
 /// What stands at a place in a segment.
 #[derive(Debug)]
 pub enum Step {
-    /// A record, and where the next one begins.
-    Record(Head, Vec<u8>, u64),
+    /// A record, whose payload the view holds, and where the next one begins.
+    Record(Head, u64),
     /// Bytes that are no record; a record that rises begins at the place given.
     Damaged(u64),
     /// Nothing more: the footer, the end of the file, or its past.
     End,
+}
+
+/// A piece of a segment in memory, and what was looked at in it last. One that reads ahead sees many records for one call
+/// to the system.
+#[derive(Debug, Default)]
+pub struct View {
+    ahead: usize,
+    bytes: Vec<u8>,
+    /// Where the piece begins in the file.
+    from: u64,
+    /// What was looked at last, within `bytes`.
+    seen: Range<usize>,
+}
+
+impl View {
+    /// A view for whoever reads on and on. As much as the second level of a processor's cache holds, so that checksums
+    /// find there what was just read.
+    pub fn reading_on() -> Self {
+        Self { ahead: 256 << 10, ..Self::default() }
+    }
+
+    /// What lies at a place, which must end within the segment.
+    fn see(&mut self, segment: &Segment, at: u64, len: usize) -> io::Result<&[u8]> {
+        let begin = at.checked_sub(self.from).and_then(|begin| usize::try_from(begin).ok());
+        let begin = match begin.filter(|begin| begin.saturating_add(len) <= self.bytes.len()) {
+            Some(begin) => begin,
+            None => {
+                let rest = usize::try_from(segment.end.saturating_sub(at)).unwrap_or(usize::MAX);
+                self.bytes.resize(len.max(self.ahead.min(rest)), 0);
+                self.from = at;
+                if let Err(error) = segment.bytes(&mut self.bytes, at) {
+                    self.bytes.clear();
+                    return Err(error);
+                }
+                0
+            }
+        };
+        self.seen = begin..begin + len;
+        Ok(self.bytes.get(self.seen.clone()).unwrap_or_default())
+    }
+
+    /// The payload of the record that was seen last.
+    pub fn payload(&self) -> &[u8] {
+        self.bytes.get(self.seen.clone()).unwrap_or_default()
+    }
+
+    /// The same, taken out of the view.
+    pub fn into_payload(self) -> Vec<u8> {
+        if self.seen == (0..self.bytes.len()) { self.bytes } else { self.payload().to_owned() }
+    }
 }
 
 /// Where a damaged segment is kept.
@@ -198,7 +249,7 @@ impl Segment {
         let at = self.end;
         let bytes = record::encode(head, payload, self.salt);
         let file = self.file()?;
-        if let Err(error) = file.write_all_at(&bytes, at) {
+        if let Err(error) = file.write_both_at(&bytes, payload, at) {
             // What stays behind if this fails too is invalid bytes, which every reader passes over.
             let _best_effort = file.set_len(at);
             return Err(error);
@@ -211,7 +262,7 @@ impl Segment {
             self.lowest = head.seq;
         }
         self.count += 1;
-        self.end = at + bytes.len() as u64;
+        self.end = at + (bytes.len() + payload.len()) as u64;
         self.last = head.seq;
         self.newest_ms = head.seen_ms;
         self.events += u64::from(head.events);
@@ -244,7 +295,7 @@ impl Segment {
         let bytes = record::encode(&footer, &payload, self.salt);
         let file = self.file()?;
         file.set_len(self.end)?;
-        file.write_all_at(&bytes, self.end)
+        file.write_both_at(&bytes, &payload, self.end)
     }
 
     /// Cuts the file back to its header: all its records are settled.
@@ -293,15 +344,11 @@ impl Segment {
         Ok(Some(Head::decode(&bytes)).filter(|head| !head.footer))
     }
 
-    /// What stands at a place. `after` is the last `seq` before it: a record must be above.
-    pub fn step(&self, at: u64, after: u64) -> io::Result<Step> {
-        match self.read(at)? {
-            Some((head, payload)) if !head.footer && head.seq > after => {
-                let next = at + head.record_len();
-                Ok(Step::Record(head, payload, next))
-            }
-            Some((head, _)) if head.footer => Ok(Step::End),
-            // A valid record that does not rise: the past.
+    /// What stands at a place, seen through `view`. `after` is the last `seq` before it: a record must be above.
+    pub fn step(&self, view: &mut View, at: u64, after: u64) -> io::Result<Step> {
+        match self.read(view, at)? {
+            Some(head) if !head.footer && head.seq > after => Ok(Step::Record(head, at + head.record_len())),
+            // The footer, or a valid record that does not rise: the past.
             Some(_) => Ok(Step::End),
             None => Ok(self.resync(at + 1, after)?.map_or(Step::End, Step::Damaged)),
         }
@@ -323,20 +370,19 @@ impl Segment {
         Ok(())
     }
 
-    /// A whole, valid record or footer at a place.
-    fn read(&self, at: u64) -> io::Result<Option<(Head, Vec<u8>)>> {
+    /// A whole, valid record or footer at a place; `view` then holds its payload.
+    fn read(&self, view: &mut View, at: u64) -> io::Result<Option<Head>> {
         if at + HEAD as u64 > self.end {
             return Ok(None);
         }
         let mut bytes = [0; HEAD];
-        self.bytes(&mut bytes, at)?;
+        bytes.copy_from_slice(view.see(self, at, HEAD)?);
         let head = Head::decode(&bytes);
         if head.len > record::MAX_PAYLOAD || at + head.record_len() > self.end {
             return Ok(None);
         }
-        let mut payload = vec![0; head.len as usize];
-        self.bytes(&mut payload, at + HEAD as u64)?;
-        Ok(record::check(&bytes, &payload, self.salt).then_some((head, payload)))
+        let payload = view.see(self, at + HEAD as u64, head.len as usize)?;
+        Ok(record::check(&bytes, payload, self.salt).then_some(head))
     }
 
     /// The next place from `from` on where a valid record above `after`, or the footer, begins.
@@ -355,7 +401,8 @@ impl Segment {
                 let plausible = head.is_ok_and(|head| {
                     at + head.record_len() <= self.end && (head.footer || head.seq > after) && head.version < 1024
                 });
-                if plausible && self.read(at)?.is_some_and(|(head, _)| head.footer || head.seq > after) {
+                let read = || self.read(&mut View::default(), at);
+                if plausible && read()?.is_some_and(|head| head.footer || head.seq > after) {
                     return Ok(Some(at));
                 }
             }

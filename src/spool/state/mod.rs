@@ -194,31 +194,36 @@ impl State {
         }
     }
 
-    fn seen_ms(&self) -> u64 {
-        let passed = self.host.now().saturating_duration_since(self.seen.1);
+    fn seen_ms(&self, now: Instant) -> u64 {
+        let passed = now.saturating_duration_since(self.seen.1);
         self.seen.0 + u64::try_from(passed.as_millis()).unwrap_or(0)
     }
 
-    fn log(&mut self, collector: &str) -> &mut Log {
-        let name: Arc<str> = collector.into();
-        let folder = self.config.dir.join(collector);
-        let (agent, run_id, run, host) = (self.agent, self.run_id, self.run, Arc::clone(&self.host));
-        self.logs.entry(Arc::clone(&name)).or_insert_with(|| {
-            let owner = Owner { agent, run_id, run, collector: name };
+    /// A collector's name as everything of its log shares it.
+    fn name(&self, collector: &str) -> Arc<str> {
+        self.logs.get_key_value(collector).map_or_else(|| collector.into(), |(name, _)| Arc::clone(name))
+    }
+
+    fn log(&mut self, name: &Arc<str>) -> &mut Log {
+        let (agent, run_id, run) = (self.agent, self.run_id, self.run);
+        self.logs.entry(Arc::clone(name)).or_insert_with(|| {
+            let owner = Owner { agent, run_id, run, collector: Arc::clone(name) };
             let fresh = RunLog { id: run_id, given: 0, settled: Ranges::default() };
-            Log::new(host, owner, folder, Vec::new(), BTreeMap::from([(run, fresh)]))
+            let folder = self.config.dir.join(&**name);
+            Log::new(Arc::clone(&self.host), owner, folder, Vec::new(), BTreeMap::from([(run, fresh)]))
         })
     }
 
-    pub(super) fn next(&mut self, collector: &str) -> u64 {
-        self.log(collector).given() + 1
+    pub(super) fn next(&self, collector: &str) -> u64 {
+        self.logs.get(collector).map_or(0, Log::given) + 1
     }
 
     pub(super) fn append(&mut self, draft: Draft<'_>, seq: u64, body: Vec<u8>) {
+        let name = self.name(draft.collector);
         let batch = Batch {
             agent: self.agent,
             run_id: self.run_id,
-            collector: draft.collector.into(),
+            collector: Arc::clone(&name),
             seq,
             time: Time::now(),
             events: draft.events,
@@ -231,11 +236,11 @@ impl State {
         if self.duties.looked.is_none_or(|last| now >= last + LOOK_EVERY) {
             self.look_for_files(now);
         }
-        let (seen, segment, live) = (self.seen_ms(), self.config.segment_bytes(), self.live);
-        let room = self.make_room(draft.collector, bytes);
+        let (seen, segment, live) = (self.seen_ms(now), self.config.segment_bytes(), self.live);
+        let room = self.make_room(&name, bytes, now);
         let memory = self.logs.values().map(Log::memory_bytes).sum::<usize>() + batch.body.len();
         let spare = live.filter(|_| memory <= MEMORY_BYTES);
-        let log = self.log(draft.collector);
+        let log = self.log(&name);
         let before = log.memory_bytes();
         match room {
             Ok(()) => {
@@ -249,32 +254,30 @@ impl State {
                 self.disk_trouble(Some(why));
             }
         }
-        let in_memory = self.log(draft.collector).memory_bytes() > before;
-        let refused = !self.log(draft.collector).losses.is_empty();
+        let log = self.log(&name);
+        let (in_memory, refused, settled) = (log.memory_bytes() > before, !log.losses.is_empty(), log.is_settled());
         self.after_change();
         if in_memory || refused {
             // Before its number is, so that a next run knows what became of it.
             self.write_mark();
         }
-        let run = self.run;
-        let given = self.folder.as_mut().map(|folder| folder.mark.give(draft.collector, run, seq));
-        if let Some(Err(error)) = given {
-            self.disk_trouble(Some(error));
-        }
-        self.mark_changed();
-        if !self.log(draft.collector).is_settled() {
-            let now = self.host.now();
-            self.duties.unsynced.entry(draft.collector.into()).or_insert(now);
+        // A message more makes the mark differ from what was synced of it.
+        self.duties.mark_sync.get_or_insert((now, 0)).1 += 1;
+        if !settled {
+            self.duties.unsynced.entry(Arc::clone(&name)).or_insert(now);
         }
         if self.config.sync_after.is_zero() {
-            self.sync_inline(draft.collector);
+            self.sync_inline(&name);
         }
     }
 
-    /// A message more makes the mark differ from what was synced of it.
-    fn mark_changed(&mut self) {
-        let now = self.host.now();
-        self.duties.mark_sync.get_or_insert((now, 0)).1 += 1;
+    /// Writes the last number that a log gave out, before anything of it is published. Until then the record alone tells of
+    /// its number, and nobody else knows of it.
+    pub(super) fn write_given(&mut self, collector: &str) {
+        let (Some(log), Some(folder)) = (self.logs.get(collector), self.folder.as_mut()) else { return };
+        if let Err(error) = folder.mark.give(collector, self.run, log.given()) {
+            self.disk_trouble(Some(error));
+        }
     }
 
     /// Books what logs found, and takes note of what became of it.
@@ -438,6 +441,7 @@ impl State {
         let mut sync = Vec::new();
         for name in due {
             self.duties.unsynced.remove(&name);
+            self.write_given(&name);
             if let Some(log) = self.logs.get_mut(&name).filter(|log| !log.is_settled()) {
                 sync.extend(log.unsynced().into_iter().map(|file| (Arc::clone(&name), file)));
             }

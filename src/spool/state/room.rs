@@ -1,6 +1,10 @@
 //! Room: what goes when the spool is full, when the disk is, or when something is too old.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tracing::{info, warn};
 
@@ -24,7 +28,7 @@ const ENOUGH: u64 = 1 << 20;
 
 impl State {
     /// Makes room for a record within `max_bytes` and `min_free`.
-    pub(super) fn make_room(&mut self, collector: &str, bytes: u64) -> Result<(), NoRoom> {
+    pub(super) fn make_room(&mut self, collector: &str, bytes: u64, now: Instant) -> Result<(), NoRoom> {
         if self.folder.is_none() {
             return Err(NoRoom::Disk(io::Error::other("the spool's folder cannot be used")));
         }
@@ -46,10 +50,10 @@ impl State {
         // On a disk that is nearly full the trouble is over only when there is room for more than one message.
         let enough = self.config.segment_bytes().min(ENOUGH);
         let room = if self.trouble.writing.is_some() { bytes.max(enough) } else { bytes };
-        while self.free() < self.config.min_free.saturating_add(room) && self.drop_aside() {
+        while self.free(now) < self.config.min_free.saturating_add(room) && self.drop_aside() {
             self.space.1 = u64::MAX;
         }
-        if self.free() < self.config.min_free.saturating_add(room) {
+        if self.free(now) < self.config.min_free.saturating_add(room) {
             return Err(NoRoom::Disk(io::Error::other(format!(
                 "less than spool.min_free ({}) is free",
                 crate::units::size(self.config.min_free)
@@ -96,8 +100,7 @@ impl State {
     }
 
     /// Bytes free on the file system, at most a second old.
-    pub(super) fn free(&mut self) -> u64 {
-        let now = self.host.now();
+    pub(super) fn free(&mut self, now: Instant) -> u64 {
         if self.space.1 == u64::MAX || now.duration_since(self.space.0) >= Duration::from_secs(1) {
             // Where it cannot be told, writing itself will say.
             self.space = (now, self.host.free(&self.config.dir).unwrap_or(u64::MAX - 1));
@@ -107,7 +110,7 @@ impl State {
 
     /// Drops segments whose newest record is older than `max_age`.
     pub(super) fn age(&mut self) {
-        let seen = self.seen_ms();
+        let seen = self.seen_ms(self.host.now());
         let max = u64::try_from(self.config.max_age.as_millis()).unwrap_or(u64::MAX);
         for log in self.logs.values_mut() {
             while log.oldest().is_some_and(|segment| segment.newest_ms.saturating_add(max) < seen)

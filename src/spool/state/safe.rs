@@ -20,7 +20,7 @@ pub(in crate::spool) fn sync_names(host: &dyn Host, folder: &Path) -> io::Result
 
 impl State {
     /// `sync_after = "0s"`: a message is on disk before the publisher can have it.
-    pub(super) fn sync_inline(&mut self, collector: &str) {
+    pub(super) fn sync_inline(&mut self, collector: &Arc<str>) {
         let host = Arc::clone(&self.host);
         for unsynced in self.log(collector).unsynced() {
             let folder = unsynced.folder.as_deref();

@@ -23,16 +23,16 @@ impl State {
             agent: self.agent,
             boot: self.boot.clone(),
             stopped: self.stopped,
-            seen_ms: self.seen_ms(),
+            seen_ms: self.seen_ms(self.host.now()),
             runs: earlier.chain([current]).collect(),
             lost: self.lost.iter().cloned().collect(),
         }
     }
 
     pub(in crate::spool) fn status(&mut self) -> SpoolStatus {
-        let (trouble, used) = (self.trouble(), self.used());
-        let room = self.allowed().saturating_sub(used).min(self.free().saturating_sub(self.config.min_free));
-        self.outlook.note(self.host.now(), used);
+        let (trouble, used, now) = (self.trouble(), self.used(), self.host.now());
+        let room = self.allowed().saturating_sub(used).min(self.free(now).saturating_sub(self.config.min_free));
+        self.outlook.note(now, used);
         SpoolStatus {
             messages: self.logs.values().map(Log::messages).sum(),
             bytes: self.logs.values().map(Log::bytes).sum(),

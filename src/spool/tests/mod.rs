@@ -8,6 +8,8 @@ use std::{
 
 use proptest::prelude::*;
 
+use std::time::Duration;
+
 use super::*;
 use crate::event::status::Reason;
 
@@ -126,12 +128,15 @@ proptest! {
     }
 }
 
-/// Fills a log with `records` messages without a broker and kills the agent.
+/// Fills a log with `records` messages without a broker, has them synced, and kills the agent.
 fn filled(dir: &Path, records: u64) -> Uuid {
-    let spool = open(dir, 1 << 30);
+    // Whoever keeps it finds at once that it is time to.
+    let config = Config { sync_after: Duration::from_nanos(1), ..config(dir, 1 << 30) };
+    let spool = Spool::open(config, LOGS.to_vec()).expect("nobody holds it");
     for _ in 0..records {
         number(&spool, "pg_locks");
     }
+    spool.keep();
     spool.run_id
 }
 
@@ -150,7 +155,7 @@ fn outcome(dir: &Path) -> (BTreeSet<u64>, BTreeSet<u64>, BTreeSet<Reason>) {
         assert_eq!(taken.batch.body, body(taken.batch.run_id, "pg_locks", taken.batch.seq));
         assert!(taken.replayed, "it waited in the spool");
         delivered.insert(taken.batch.seq);
-        spool.ack("pg_locks", taken.id);
+        spool.ack("pg_locks", [taken.id]);
     }
     let (_, told) = tell(&spool);
     let lost = Model::lost(&told).into_iter().map(|(_, _, seq)| seq).collect();
@@ -266,7 +271,7 @@ fn without_its_mark_everything_there_is_comes_again_and_nothing_is_declared() {
         }
         for _ in 0..15 {
             let taken = spool.take_waiting("pg_locks").expect("it waits");
-            spool.ack("pg_locks", taken.id);
+            spool.ack("pg_locks", [taken.id]);
         }
         spool.keep();
     }
@@ -316,7 +321,7 @@ fn earlier_runs_are_told_until_a_status_is_confirmed_through_any_kills() {
     assert_eq!(ids, runs, "in their order");
     assert!(told.previous_runs.iter().all(|run| run.last_seq == BTreeMap::from([("pg_locks".to_owned(), 2)])));
     assert_eq!(tell(&spool).1.previous_runs.len(), 3, "told again until confirmed");
-    spool.ack(status::COLLECTOR, Id { run: 4, seq });
+    spool.ack(status::COLLECTOR, [Id { run: 4, seq }]);
     assert!(tell(&spool).1.previous_runs.is_empty());
     spool.close();
     drop(spool);
@@ -336,7 +341,7 @@ fn without_a_usable_folder_the_agent_runs_from_memory() {
     number(&spool, "pg_locks");
     number(&spool, "pg_locks");
     let taken = spool.take_fresh("pg_locks").expect("from memory");
-    spool.ack("pg_locks", taken.id);
+    spool.ack("pg_locks", [taken.id]);
     spool.set_live(None);
     let (_, told) = tell(&spool);
     let lost: Vec<_> = told.lost.iter().map(|lost| (lost.first_seq, lost.last_seq, lost.reason)).collect();
@@ -395,7 +400,7 @@ fn what_is_in_memory_only_does_not_go_with_the_segment_around_it() {
     assert_eq!(lost, [(1, Some(1)), (3, Some(3))]);
     let taken = spool.take_fresh(LOG).expect("the one in memory");
     assert_eq!(taken.id.seq, 2);
-    spool.ack(LOG, taken.id);
+    spool.ack(LOG, [taken.id]);
     assert_eq!(spool.state().logs[LOG].memory_bytes(), 0);
 }
 

@@ -84,7 +84,7 @@ impl Model {
         let Some(key) = self.out.keys().nth(nth % self.out.len().max(1)).cloned() else { return };
         let taken = self.out.remove(&key).expect("it is there");
         if ack {
-            spool.ack(&key.1, taken.id);
+            spool.ack(&key.1, [taken.id]);
             self.acked.insert(key);
         } else {
             spool.put_back(&key.1, taken.id);

@@ -58,7 +58,7 @@ fn make(archive: &Path) {
             }
             let taken = spool.take_fresh(collector).unwrap();
             if round == 0 {
-                spool.ack(collector, taken.id);
+                spool.ack(collector, [taken.id]);
             }
         }
     }

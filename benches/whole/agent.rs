@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 
 use crate::{
     cell::Memory,
-    reference::{Load, put},
+    reference::{Load, put, run_statements, usual},
     rig::{
         Folder,
         agent::Agent,
@@ -37,7 +37,8 @@ const BOUND: Duration = Duration::from_secs(60);
 pub(crate) type Interval = Option<&'static str>;
 
 impl Scene {
-    pub(crate) fn new(name: &'static str, settings: &str, load: &Load) -> Self {
+    pub(crate) fn new(settings: &str, load: &Load) -> Self {
+        let name = load.name;
         let runtime = Runtime::new().unwrap();
         let server = Server::with_settings(VERSION, settings);
         let crowd = runtime.block_on(async {
@@ -45,6 +46,35 @@ impl Scene {
             put(&server, load).await
         });
         Self { runtime, server, crowd, folder: Folder::new(name), name }
+    }
+
+    /// Runs all statements of the load once more.
+    pub(crate) fn run_statements(&self, load: &Load) {
+        self.runtime.block_on(run_statements(&self.server, load));
+    }
+
+    /// Processor time of the backends that the agent is connected to, in ms.
+    pub(crate) fn backends_ms(&self) -> f64 {
+        let sql = "SELECT pid FROM pg_stat_activity WHERE application_name = 'postgres-agent'";
+        self.server.sql(sql).lines().map(|pid| backend_ms(pid.parse().unwrap())).sum()
+    }
+
+    /// Processor time of one cycle of the usual design's queries, in ms.
+    pub(crate) fn usual_ms(&self) -> f64 {
+        self.runtime.block_on(async {
+            let client = self.server.session(Role::Agent, "usual").await;
+            let pid = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+            let mut before = 0.0;
+            // The first time warms.
+            for time in 0..2 {
+                before = if time == 0 { before } else { backend_ms(pid) };
+                for (_, sql) in usual(VERSION) {
+                    client.simple_query(&sql).await.unwrap();
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            backend_ms(pid) - before
+        })
     }
 
     /// As many more idle sessions.
@@ -126,6 +156,12 @@ pub(crate) fn cpu_ms(pid: u32) -> f64 {
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
     let ticks = |at: usize| fields[at].parse::<f64>().unwrap();
     (ticks(11) + ticks(12)) * 1000.0 / rustix::param::clock_ticks_per_second() as f64
+}
+
+/// Processor time of a backend so far, in ms.
+fn backend_ms(pid: i32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    text.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e6
 }
 
 /// Processor time in ms, and memory at the end, of a process over some time.

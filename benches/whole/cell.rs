@@ -10,7 +10,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use crate::{disk, publish, words};
+use crate::{disk, growth, publish, words};
 
 /// What is to be measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,6 +23,8 @@ pub(crate) enum Cell {
     Append { by: disk::By, append: disk::Append },
     /// Everything in a spool's folder is read once.
     Read { by: disk::By, dir: PathBuf },
+    /// A spool is opened.
+    Open { dir: PathBuf },
     /// 100 rows with texts of 1 KiB become one message, so many times.
     Encode { by: words::By, times: u32 },
     /// The agent's runtime with nothing to do.
@@ -82,7 +84,7 @@ fn own_cpu() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Bytes of all files in a folder and below it.
+/// All files in a folder and below it.
 pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -110,6 +112,7 @@ impl Cell {
             Self::Replay { dir, flow } => publish::replay(&dir, &flow),
             Self::Append { by, append } => disk::append(by, &append),
             Self::Read { by, dir } => disk::read(by, &dir),
+            Self::Open { dir } => growth::open(&dir),
             Self::Encode { by, times } => words::encode(by, times),
             Self::Bare => publish::bare(),
         };

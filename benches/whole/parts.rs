@@ -15,7 +15,7 @@ use crate::{
 /// A part, and what it finds.
 type Part = (&'static str, fn(usize) -> Vec<Figure>);
 
-pub(crate) const ALL: [Part; 8] = [
+pub(crate) const ALL: [Part; 11] = [
     ("encode", encode),
     ("append", append),
     ("read", read),
@@ -24,6 +24,9 @@ pub(crate) const ALL: [Part; 8] = [
     ("rest", rest),
     ("load", load),
     ("start", start),
+    ("crowd", crowd),
+    ("server", usual),
+    ("default", default),
 ];
 
 /// Measures all cells in each round, in another order each time, after one that warms; `before` is called before each one.
@@ -40,6 +43,11 @@ fn side_by_side(rounds: usize, cells: &[Cell], mut before: impl FnMut()) -> Vec<
         }
     }
     found
+}
+
+/// A figure without a limit that could be measured.
+fn lone(part: &'static str, name: &str, unit: &'static str, ours: Vec<f64>, bound: Bound) -> Figure {
+    Figure { part, name: name.into(), unit, ours, against: String::new(), limit: Vec::new(), bound }
 }
 
 fn per_second(found: &[Measured], many: f64) -> Vec<f64> {
@@ -94,7 +102,7 @@ fn append(rounds: usize) -> Vec<Figure> {
 }
 
 /// Puts messages into a new spool and leaves them there.
-fn backlog(folder: &Folder, bytes: usize, count: u64) -> std::path::PathBuf {
+pub(crate) fn backlog(folder: &Folder, bytes: usize, count: u64) -> std::path::PathBuf {
     let dir = folder.path().join("backlog");
     let spool = publish::spool(&dir, Duration::from_secs(3600));
     let body = publish::body(bytes);
@@ -219,7 +227,7 @@ const REST: Load = Load { name: "at rest", statements: 1000, text: 200, waiters:
 
 /// Five collectors beside 100 sessions and 1,000 statements, with nobody at work.
 fn rest(rounds: usize) -> Vec<Figure> {
-    let mut scene = Scene::new("rest", SETTINGS, &REST);
+    let mut scene = Scene::new(SETTINGS, &REST);
     scene.crowd(100);
     let seconds = 30;
     let mut found = [Vec::new(), Vec::new(), Vec::new()];
@@ -256,7 +264,7 @@ fn rest(rounds: usize) -> Vec<Figure> {
 
 /// The reference load: 2 KiB texts, 50 waiters.
 fn load(rounds: usize) -> Vec<Figure> {
-    let scene = Scene::new("load", SETTINGS, &LOAD);
+    let scene = Scene::new(SETTINGS, &LOAD);
     let seconds = 20;
     let (mut cpu, mut peak) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
@@ -266,24 +274,15 @@ fn load(rounds: usize) -> Vec<Figure> {
         cpu.push(ms / seconds as f64);
         peak.push(memory.peak);
     }
-    let figure = |name: &str, unit, ours, bound| Figure {
-        part: "load",
-        name: name.into(),
-        unit,
-        ours,
-        against: String::new(),
-        limit: Vec::new(),
-        bound,
-    };
     vec![
-        figure("CPU of the agent, a cycle", "ms", cpu, Bound::Most(4.0)),
-        figure("RSS, peak", "MiB", peak, Bound::Told),
+        lone("load", "CPU of the agent, a cycle", "ms", cpu, Bound::Most(4.0)),
+        lone("load", "RSS, peak", "MiB", peak, Bound::Told),
     ]
 }
 
 /// From nothing to the first message, and back to nothing.
 fn start(rounds: usize) -> Vec<Figure> {
-    let mut scene = Scene::new("start", SETTINGS, &REST);
+    let mut scene = Scene::new(SETTINGS, &REST);
     scene.crowd(100);
     let (mut first, mut gone) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
@@ -291,14 +290,82 @@ fn start(rounds: usize) -> Vec<Figure> {
         first.push(start);
         gone.push(stop);
     }
-    let figure = |name: &str, ours, most| Figure {
-        part: "start",
-        name: name.into(),
+    vec![
+        lone("start", "to the first message", "ms", first, Bound::Most(300.0)),
+        lone("start", "clean stop, nothing waiting", "ms", gone, Bound::Most(100.0)),
+    ]
+}
+
+/// 5,000 statements that all ran since the cycle before, 1,000 sessions, 400 that wait.
+fn crowd(rounds: usize) -> Vec<Figure> {
+    let load = Load { name: "crowd", waiters: 80, ..LOAD };
+    let settings = format!("{SETTINGS}max_connections = 1200\n");
+    let mut scene = Scene::new(&settings, &load);
+    scene.crowd(450);
+    let agent = scene.start(Some("5s"));
+    std::thread::sleep(Duration::from_secs(6));
+    let (mut cpu, mut peak) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        scene.run_statements(&load);
+        let (ms, memory) = agent::observe(&agent, Duration::from_secs(10));
+        cpu.push(ms / 2.0);
+        peak.push(memory.peak);
+    }
+    vec![
+        lone("crowd", "CPU of the agent, a cycle", "ms", cpu, Bound::Most(50.0)),
+        lone("crowd", "RSS, peak", "MiB", peak, Bound::Most(40.0)),
+    ]
+}
+
+/// What a look costs the server, beside the usual design's queries.
+fn usual(rounds: usize) -> Vec<Figure> {
+    let scene = Scene::new(SETTINGS, &LOAD);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let agent = scene.start(Some("1s"));
+    std::thread::sleep(Duration::from_secs(3));
+    for _ in 0..rounds {
+        let before = scene.backends_ms();
+        std::thread::sleep(Duration::from_secs(10));
+        ours.push((scene.backends_ms() - before) / 10.0);
+        theirs.push(scene.usual_ms());
+    }
+    drop(agent);
+    vec![Figure {
+        part: "server",
+        name: "CPU of the agent's backends, a cycle".into(),
         unit: "ms",
         ours,
-        against: String::new(),
-        limit: Vec::new(),
-        bound: Bound::Most(most),
-    };
-    vec![figure("to the first message", first, 300.0), figure("clean stop, nothing waiting", gone, 100.0)]
+        against: "the usual design's queries".into(),
+        limit: theirs,
+        bound: Bound::Told,
+    }]
+}
+
+/// The same at rest with each collector as often as it is by default.
+fn default(rounds: usize) -> Vec<Figure> {
+    let mut scene = Scene::new(SETTINGS, &REST);
+    scene.crowd(100);
+    let agent = scene.start(None);
+    std::thread::sleep(Duration::from_secs(5));
+    // An interval of the slowest collectors each.
+    let cpu = (0..rounds).map(|_| agent::observe(&agent, Duration::from_secs(60)).0 / 600.0).collect();
+    vec![lone("rest", "CPU, default intervals", "% of a core", cpu, Bound::Most(0.1))]
+}
+
+/// Memory over an hour, five collectors each second: the last ten minutes beside the first.
+pub(crate) fn hour() -> Vec<Figure> {
+    let mut scene = Scene::new(SETTINGS, &REST);
+    scene.crowd(100);
+    let agent = scene.start(Some("1s"));
+    std::thread::sleep(Duration::from_secs(60));
+    let minutes: Vec<f64> = (0..60).map(|_| agent::observe(&agent, Duration::from_secs(60)).1.rss).collect();
+    vec![Figure {
+        part: "rest",
+        name: "RSS in the last ten minutes of an hour".into(),
+        unit: "MiB",
+        ours: minutes[50..].to_vec(),
+        against: "the first ten".into(),
+        limit: minutes[..10].to_vec(),
+        bound: Bound::Told,
+    }]
 }

@@ -98,7 +98,7 @@ pub(crate) fn table(figures: &[Figure]) -> String {
         let ours = Spread::of(figure.ours.iter().copied());
         let share = figure.share();
         let limit = if figure.limit.is_empty() {
-            "".into()
+            String::new()
         } else {
             format!("{} ({})", number(Spread::of(figure.limit.iter().copied()).median), figure.against)
         };

@@ -227,7 +227,9 @@ impl Deliveries {
         if settled.iter().any(|settled| settled.outcome == Outcome::Delivered) {
             track.gentle = false;
         }
-        flights.iter().for_each(|flight| self.load.remove(flight));
+        for flight in &flights {
+            self.load.remove(flight);
+        }
         settled
     }
 
@@ -236,7 +238,9 @@ impl Deliveries {
         let track = self.track(log);
         let flights = std::mem::take(&mut track.flights);
         *track = Track { gentle: true, confirmed: track.confirmed, ..Track::default() };
-        flights.iter().for_each(|flight| self.load.remove(flight));
+        for flight in &flights {
+            self.load.remove(flight);
+        }
         flights.into_iter().map(|flight| (flight.id, flight.events)).collect()
     }
 

@@ -65,12 +65,13 @@ macro_rules! counters {
             }
 
             /// How much each one grew; `None` if one fell: then the entry is another one than before.
-            pub(super) fn since(&self, before: &Self) -> Option<Self> {
+            pub fn since(&self, before: &Self) -> Option<Self> {
                 Some(Self { $($name: self.$name.since(before.$name)?),* })
             }
 
             /// Both together.
-            pub(super) fn plus(&self, other: &Self) -> Self {
+            #[must_use]
+            pub fn plus(&self, other: &Self) -> Self {
                 Self { $($name: self.$name.plus(other.$name)),* }
             }
         }

@@ -12,76 +12,82 @@ use crate::units::Time;
 
 /// What makes an entry. On 13 nothing tells top level statements from nested ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Key {
-    pub(super) userid: u32,
-    pub(super) dbid: u32,
-    pub(super) queryid: i64,
-    pub(super) toplevel: Option<bool>,
+pub struct Key {
+    /// The role that ran it, by its oid.
+    pub userid: u32,
+    /// The database, by its oid.
+    pub dbid: u32,
+    /// What the server calls the statement.
+    pub queryid: i64,
+    /// Whether it was not inside of a function; `None` on 13.
+    pub toplevel: Option<bool>,
 }
 
 /// One entry but for its text.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Entry {
-    pub(super) counters: Counters,
+pub struct Entry {
+    /// What it counts.
+    pub counters: Counters,
     /// Since when it counts, where the server knows (17 and later).
-    pub(super) since: Option<Time>,
+    pub since: Option<Time>,
     /// Mean, shortest, longest, standard deviation.
-    pub(super) times: [Option<f64>; 4],
+    pub times: [Option<f64>; 4],
     /// Another one whenever anything else is another.
-    pub(super) mark: i64,
+    pub mark: i64,
 }
 
 /// What one look saw.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub struct Seen {
     /// Counters of two looks may be compared only if this is the same.
-    pub(super) epoch: String,
+    pub epoch: String,
     /// The server's clock.
-    pub(super) clock: Time,
+    pub clock: Time,
     /// Whether every entry was seen.
-    pub(super) complete: bool,
+    pub complete: bool,
     /// Evictions since the epoch began.
-    pub(super) dealloc: Option<u64>,
-    pub(super) entries: HashMap<Key, Entry>,
+    pub dealloc: Option<u64>,
+    /// What was seen.
+    pub entries: HashMap<Key, Entry>,
     /// How many of them were not there before, or not like this.
-    pub(super) changed: usize,
+    pub changed: usize,
 }
 
 impl Seen {
     /// Whether what has changed since is likely to be so little that only that is worth asking for: what is picked out
     /// costs twice as much as what is sent with all others.
-    pub(super) fn is_steady(&self) -> bool {
+    pub fn is_steady(&self) -> bool {
         self.complete && self.changed * 3 < self.entries.len()
     }
 }
 
 /// What the look before is good for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Before<'a>(Option<&'a Seen>);
+pub struct Before<'a>(Option<&'a Seen>);
 
 impl<'a> Before<'a> {
     /// Nothing, if it was of another epoch.
-    pub(super) fn of(before: Option<&'a Seen>, epoch: &str) -> Self {
+    pub fn of(before: Option<&'a Seen>, epoch: &str) -> Self {
         Self(before.filter(|before| before.epoch == epoch))
     }
 
     /// Whether there is nothing to compare with.
-    pub(super) fn is_baseline(self) -> bool {
+    pub fn is_baseline(self) -> bool {
         self.0.is_none()
     }
 
     /// How long ago it was, in milliseconds.
-    pub(super) fn interval_ms(self, clock: Time) -> Option<f64> {
+    pub fn interval_ms(self, clock: Time) -> Option<f64> {
         self.0.map(|before| clock.0.saturating_sub(before.clock.0) as f64 / 1e3)
     }
 
     /// Evictions since.
-    pub(super) fn dealloc(self, now: Option<u64>) -> Option<u64> {
+    pub fn dealloc(self, now: Option<u64>) -> Option<u64> {
         now?.checked_sub(self.0?.dealloc?)
     }
 
     /// What ran since; `None` if that cannot be known.
-    pub(super) fn delta(self, key: &Key, now: &Entry) -> Option<Counters> {
+    pub fn delta(self, key: &Key, now: &Entry) -> Option<Counters> {
         let before = self.0?;
         match before.entries.get(key) {
             // 17 and later tell it: this is another entry than before, and all that it counts is new.
@@ -96,12 +102,15 @@ impl<'a> Before<'a> {
     }
 }
 
+/// An entry with its delta.
+pub type Ranked<'a> = (&'a Key, &'a Entry, Option<Counters>);
+
 /// The `limit` entries with the most time since `before`, each with its delta, and the sum of what the others did since.
-pub(super) fn top<'a>(
+pub fn top<'a>(
     entries: impl Iterator<Item = (&'a Key, &'a Entry)>,
     before: Before<'_>,
     limit: usize,
-) -> (Vec<(&'a Key, &'a Entry, Option<Counters>)>, Option<Counters>) {
+) -> (Vec<Ranked<'a>>, Option<Counters>) {
     // Of what no delta is known comes last; among equals, who ran longest since ever. Deltas are large and entries may be
     // many: they are made again where they are needed.
     let time = |key, entry| before.delta(key, entry).map_or(-1.0, |delta| delta.total_exec_time);

@@ -9,8 +9,8 @@
 //! The surprising thing: nothing here knows a version of PostgreSQL. A server that was upgraded keeps the columns of
 //! the extension as it was created, and the extension may be in any schema.
 
-mod counters;
-mod delta;
+pub mod counters;
+pub mod delta;
 mod find;
 mod texts;
 

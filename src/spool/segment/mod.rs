@@ -124,19 +124,17 @@ impl View {
     /// What lies at a place, which must end within the segment.
     fn see(&mut self, segment: &Segment, at: u64, len: usize) -> io::Result<&[u8]> {
         let begin = at.checked_sub(self.from).and_then(|begin| usize::try_from(begin).ok());
-        let begin = match begin.filter(|begin| begin.saturating_add(len) <= self.bytes.len()) {
-            Some(begin) => begin,
-            None => {
-                let rest = usize::try_from(segment.end.saturating_sub(at)).unwrap_or(usize::MAX);
-                self.bytes.resize(len.max(self.ahead.min(rest)), 0);
-                self.from = at;
-                if let Err(error) = segment.bytes(&mut self.bytes, at) {
-                    self.bytes.clear();
-                    return Err(error);
-                }
-                0
+        let held = begin.filter(|begin| begin.saturating_add(len) <= self.bytes.len());
+        if held.is_none() {
+            let rest = usize::try_from(segment.end.saturating_sub(at)).unwrap_or(usize::MAX);
+            self.bytes.resize(len.max(self.ahead.min(rest)), 0);
+            self.from = at;
+            if let Err(error) = segment.bytes(&mut self.bytes, at) {
+                self.bytes.clear();
+                return Err(error);
             }
-        };
+        }
+        let begin = held.unwrap_or(0);
         self.seen = begin..begin + len;
         Ok(self.bytes.get(self.seen.clone()).unwrap_or_default())
     }

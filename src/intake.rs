@@ -160,8 +160,12 @@ impl Intake {
                 Action::Due => self.batcher.due(Instant::now()).into_iter().for_each(|batch| self.number(&batch)),
                 Action::End => break,
             }
+            if items.is_empty() {
+                self.spool.give();
+            }
         }
         self.flush();
+        self.spool.give();
     }
 
     async fn select(&self, items: &mut Receiver) -> Action {

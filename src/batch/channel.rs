@@ -96,6 +96,11 @@ impl Slot {
 }
 
 impl Receiver {
+    /// Whether nothing is there at the moment.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The next sample; `None` when every sender is gone.
     pub async fn next(&mut self) -> Option<Item> {
         self.0.recv().await.map(|(item, _room)| item)

@@ -9,9 +9,10 @@
 //!             *.new                 not finished; thrown away at the next start
 //! ```
 //!
-//! Every message takes the same way: it is numbered and appended to its log, `given` is written when it or one before it is
-//! taken, and only then may it be published; an ack settles it. When all of a log is settled, its file is cut back to its header: a healthy agent keeps
-//! nothing at rest and causes next to no writes. What is not acked within `spool.sync_after` is synced.
+//! Every message takes the same way: it is numbered and appended to its log; `given` is written once for all that came
+//! together ([`Spool::give`]), and only then may they be published; an ack settles them. When all of a log is settled, its
+//! file is cut back to its header: a healthy agent keeps nothing at rest and causes next to no writes. What is not acked
+//! within `spool.sync_after` is synced.
 //!
 //! Order that the promise rests on: record before `given` before publishing; the mark before a cut-back; the mark synced
 //! before a segment is unlinked; records synced before their footer. So a killed agent finds everything, and after a power
@@ -227,6 +228,12 @@ impl Spool {
         Ok(seq)
     }
 
+    /// Writes down the numbers that were given since it was called last: to be called when what came together is numbered.
+    /// A record that is damaged before that was no message yet; from then on it is one that is missed.
+    pub fn give(&self) {
+        self.state().write_given();
+    }
+
     fn appended(&self) {
         self.ready.notify_one();
         self.duty.notify_one();
@@ -272,14 +279,14 @@ impl Spool {
     /// The next message of a log that was never published.
     pub fn take_fresh(&self, collector: &str) -> Option<Taken> {
         let mut state = self.state();
-        state.write_given(collector);
+        state.write_given();
         state.logs.get_mut(collector)?.take_fresh()
     }
 
     /// The next message of a log that came back or waited on disk.
     pub fn take_waiting(&self, collector: &str) -> Option<Taken> {
         let mut state = self.state();
-        state.write_given(collector);
+        state.write_given();
         let taken = state.logs.get_mut(collector)?.take_waiting();
         state.after_change();
         drop(state);

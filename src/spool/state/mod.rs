@@ -48,6 +48,8 @@ pub(super) struct State {
     pub(super) boot: String,
     pub(super) stopped: bool,
     pub(super) logs: BTreeMap<Arc<str>, Log>,
+    /// Whether numbers were given that the mark's places do not tell yet.
+    ungiven: bool,
     /// Runs that are not done with, the current one left out: id and whether they were told.
     pub(super) runs: BTreeMap<u64, (Uuid, bool)>,
     pub(super) lost: Ledger<Loss>,
@@ -135,6 +137,7 @@ impl State {
             boot,
             stopped: false,
             logs: BTreeMap::new(),
+            ungiven: false,
             runs: BTreeMap::new(),
             lost: Ledger::default(),
             losses: BTreeMap::new(),
@@ -266,16 +269,23 @@ impl State {
         if !settled {
             self.duties.unsynced.entry(Arc::clone(&name)).or_insert(now);
         }
+        self.ungiven = true;
         if self.config.sync_after.is_zero() {
+            self.write_given();
             self.sync_inline(&name);
         }
     }
 
-    /// Writes the last number that a log gave out, before anything of it is published. Until then the record alone tells of
-    /// its number, and nobody else knows of it.
-    pub(super) fn write_given(&mut self, collector: &str) {
-        let (Some(log), Some(folder)) = (self.logs.get(collector), self.folder.as_mut()) else { return };
-        if let Err(error) = folder.mark.give(collector, self.run, log.given()) {
+    /// Writes the last number that each log gave out, where that is not what is written already.
+    pub(super) fn write_given(&mut self) {
+        if !std::mem::take(&mut self.ungiven) {
+            return;
+        }
+        let Some(folder) = self.folder.as_mut() else { return };
+        let given = self.logs.iter().filter(|(_, log)| log.given() > 0);
+        let written = given.map(|(name, log)| folder.mark.give(name, self.run, log.given()));
+        // Each is tried.
+        if let Some(error) = written.filter_map(Result::err).last() {
             self.disk_trouble(Some(error));
         }
     }
@@ -439,9 +449,9 @@ impl State {
         let due = self.duties.unsynced.iter().filter(|(_, since)| now >= **since + sync_after);
         let due: Vec<Arc<str>> = due.map(|(name, _)| Arc::clone(name)).collect();
         let mut sync = Vec::new();
+        self.write_given();
         for name in due {
             self.duties.unsynced.remove(&name);
-            self.write_given(&name);
             if let Some(log) = self.logs.get_mut(&name).filter(|log| !log.is_settled()) {
                 sync.extend(log.unsynced().into_iter().map(|file| (Arc::clone(&name), file)));
             }

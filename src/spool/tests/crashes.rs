@@ -324,6 +324,27 @@ fn a_kill_at_any_call_costs_nothing() {
     }
 }
 
+#[test]
+fn a_record_that_is_damaged_once_its_number_is_written_is_missed_and_before_that_was_none() {
+    for given in [true, false] {
+        let mut play = Play::new(1 << 30);
+        (0..3).for_each(|_| play.number(LOGS[1]));
+        if given {
+            play.spool().give();
+        }
+        let segment = Path::new(DIR).join(LOGS[1]).join("00000001-0000000000000001.seg");
+        let mut bytes = play.sim.bytes(&segment);
+        bytes.pop();
+        play.sim.put(&segment, bytes);
+        let last = (play.spool().run_id.to_string(), LOGS[1].to_owned(), 3);
+        play.kill();
+        if !given {
+            play.model.numbered.remove(&last);
+        }
+        assert_eq!(play.end(), given.then_some((last, Reason::Damaged)).into_iter().collect::<Vec<_>>());
+    }
+}
+
 /// The power goes at each call of a day in small.
 fn cut_everywhere(max_bytes: u64, may: &[Reason]) {
     let whole = {

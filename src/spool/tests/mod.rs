@@ -429,3 +429,37 @@ fn memory_is_bounded_however_the_disk_fails_and_the_trouble_is_told_all_the_whil
         assert!(told.lost.iter().all(|lost| lost.reason == Reason::DiskFull));
     }
 }
+
+#[test]
+fn a_message_costs_the_disk_no_more_calls_than_these() {
+    const LOG: &str = "pg_locks";
+    let sim = sim::Sim::new();
+    let config = Config { segment_bytes: 1 << 20, ..config(Path::new("/var/spool"), 1 << 30) };
+    let spool = Spool::open_on(Arc::new(sim.clone()), config, LOGS.to_vec()).expect("nobody holds it");
+    spool.set_live(Some(1 << 20));
+    let cost = |work: &dyn Fn()| {
+        let before = sim.calls();
+        work();
+        sim.calls() - before
+    };
+    let healthy = || {
+        number(&spool, LOG);
+        spool.give();
+        let taken = spool.take_fresh(LOG).expect("it is there");
+        spool.ack(LOG, [taken.id]);
+    };
+    let together = || {
+        (0..64).for_each(|_| _ = number(&spool, LOG));
+        spool.give();
+    };
+    healthy();
+    assert_eq!(cost(&healthy), 4, "record, given, settled, cut back");
+    let synced = || {
+        sim.pass(Duration::from_secs(1));
+        spool.keep();
+    };
+    assert_eq!(cost(&together), 64 + 1, "records, and given once for all");
+    assert_eq!(cost(&synced), 1 + 2 + 2, "syncs of the new file and of two folders; the mark written and synced");
+    assert_eq!(cost(&together), 64 + 1, "again");
+    assert_eq!(cost(&synced), 1 + 2, "one sync for all; the mark written and synced");
+}

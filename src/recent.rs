@@ -16,7 +16,7 @@ use crate::units::Time;
 const ACTIVITY: &str = "pg_activity";
 /// So far back sessions are shown, in microseconds.
 const SPAN_US: i64 = 15 * 60 * 1_000_000;
-/// Of samples nearer to each other only the last one is kept: 180 points are more than a screen tells apart.
+/// Of looks nearer to each other only the last one is kept: 180 points are more than a screen tells apart.
 const STEP_US: i64 = 5 * 1_000_000;
 
 /// One message.
@@ -57,13 +57,7 @@ struct Held {
 impl Recent {
     /// A message was numbered.
     pub fn note(&self, collector: &'static str, seq: u64, events: usize, body: &[u8]) {
-        let looked = if collector == ACTIVITY { sessions(body) } else { Vec::new() };
-        let newest = Newest { collector, seq, numbered_at: Time::now(), events, body: body.into() };
-        let mut held = self.held();
-        held.newest.insert(collector, newest);
-        for sessions in looked {
-            held.add(sessions);
-        }
+        self.held().put(Newest { collector, seq, numbered_at: Time::now(), events, body: body.into() });
     }
 
     /// The newest message of each collector.
@@ -78,7 +72,12 @@ impl Recent {
 
     /// What sessions did, the oldest look first: at most 180 of the last 15 minutes.
     pub fn sessions(&self) -> Vec<Sessions> {
-        self.held().sessions.iter().cloned().collect()
+        let held = self.held();
+        let mut all = held.sessions.clone();
+        if let Some(newest) = held.newest.get(ACTIVITY) {
+            add(&mut all, &newest.body);
+        }
+        all.into()
     }
 
     /// Forgets all messages: less may be shown from now on.
@@ -93,15 +92,31 @@ impl Recent {
 }
 
 impl Held {
-    fn add(&mut self, sessions: Sessions) {
+    /// Bodies are long, so they are read once in a step, and for who asks.
+    fn put(&mut self, newest: Newest) {
+        let step = |newest: &Newest| newest.numbered_at.0.div_euclid(STEP_US);
+        // Batches of many looks come more rarely, and are read each.
+        if let Some(before) = self.newest.get(newest.collector)
+            && newest.collector == ACTIVITY
+            && step(before) != step(&newest)
+        {
+            add(&mut self.sessions, &before.body);
+        }
+        self.newest.insert(newest.collector, newest);
+    }
+}
+
+/// Adds the looks that a message tells of: the last one of each step.
+fn add(all: &mut VecDeque<Sessions>, body: &[u8]) {
+    let step = |sessions: &Sessions| sessions.at.0.div_euclid(STEP_US);
+    for sessions in sessions(body) {
         let at = sessions.at.0;
         // A clock that was set back begins anew.
-        self.sessions.retain(|earlier| earlier.at.0 <= at && earlier.at.0 > at - SPAN_US);
-        let step = |time: i64| time.div_euclid(STEP_US);
-        if self.sessions.back().is_some_and(|last| step(last.at.0) == step(at)) {
-            self.sessions.pop_back();
+        all.retain(|earlier| earlier.at.0 <= at && earlier.at.0 > at - SPAN_US);
+        if all.back().is_some_and(|last| step(last) == step(&sessions)) {
+            all.pop_back();
         }
-        self.sessions.push_back(sessions);
+        all.push_back(sessions);
     }
 }
 
@@ -192,13 +207,19 @@ mod tests {
         let body = |second: u32| {
             message(&format!("2026-11-26T10:{:02}:{:02}.5Z", second / 60, second % 60), &[(Some("active"), None, 1)])
         };
+        let note = |second: u32, body: Vec<u8>| {
+            let numbered_at = Time(i64::from(second) * 1_000_000);
+            let newest =
+                Newest { collector: ACTIVITY, seq: u64::from(second), numbered_at, events: 1, body: body.into() };
+            recent.held().put(newest);
+        };
         for second in 0..20 * 60 {
-            recent.note(ACTIVITY, u64::from(second) + 1, 1, &body(second));
+            note(second, body(second));
         }
         let sessions = recent.sessions();
         assert_eq!(sessions.len(), 180);
         assert!(sessions.windows(2).all(|pair| pair[0].at.0 < pair[1].at.0));
-        recent.note(ACTIVITY, 5000, 1, &body(60));
+        note(20 * 60, body(60));
         assert_eq!(
             recent.sessions().last().map(|sessions| sessions.at.to_string()),
             Some("2026-11-26T10:01:00.500000Z".into())

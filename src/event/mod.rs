@@ -85,31 +85,38 @@ pub struct Event<D, S> {
 
 /// What a collector's `data` can be: an array of rows, or one map.
 pub trait Body: Send {
-    /// Encodes each row by itself; one map is [`Encoded::Map`], which is never split.
+    /// Puts itself behind the head of an event, in the place of the nil at its end. Of rows, tells where each one begins,
+    /// and where the last one ends; one map, which is never split, tells nothing.
     ///
     /// # Errors
     /// [`EncodeError`] where a value has no MessagePack form.
-    fn encode(&self) -> Result<Encoded, EncodeError>;
+    fn put(&self, event: &mut Vec<u8>) -> Result<Option<Vec<usize>>, EncodeError>;
 }
 
-/// An encoded body.
-#[derive(Debug)]
-pub enum Encoded {
-    /// One map.
-    Map(Vec<u8>),
-    /// Rows, one after the other, and where each one ends.
-    Rows(Vec<u8>, Vec<usize>),
+/// Puts one map behind the head of an event.
+///
+/// # Errors
+/// As [`Body::put`].
+pub fn put_map<T: Serialize>(map: &T, event: &mut Vec<u8>) -> Result<Option<Vec<usize>>, EncodeError> {
+    event.pop();
+    encode_into(map, event).map(|()| None)
 }
 
 impl<R: Serialize + Send> Body for Vec<R> {
-    fn encode(&self) -> Result<Encoded, EncodeError> {
-        let mut bytes = Vec::new();
-        let mut ends = Vec::with_capacity(self.len());
+    fn put(&self, event: &mut Vec<u8>) -> Result<Option<Vec<usize>>, EncodeError> {
+        // Rows are much like each other; what grows step by step is copied at each one.
+        const MOST: usize = 1 << 20;
+        open_array(event, self.len());
+        let mut bounds = Vec::with_capacity(self.len() + 1);
         for row in self {
-            encode_into(row, &mut bytes)?;
-            ends.push(bytes.len());
+            bounds.push(event.len());
+            encode_into(row, event)?;
+            if let [start] = bounds.as_slice() {
+                event.reserve(((event.len() - start) * self.len() * 5 / 4).min(MOST));
+            }
         }
-        Ok(Encoded::Rows(bytes, ends))
+        bounds.push(event.len());
+        Ok(Some(bounds))
     }
 }
 
@@ -193,23 +200,20 @@ impl<D: Body, S: Serialize> Sample<D, S> {
     /// # Errors
     /// [`EncodeError`] where a value has no MessagePack form.
     pub fn encode(&self, max_bytes: usize) -> Result<Vec<Vec<u8>>, EncodeError> {
-        let (bytes, ends) = match self.data.encode()? {
-            Encoded::Map(map) => {
-                let mut out = self.head(None)?;
-                out.pop();
-                out.extend_from_slice(&map);
-                return Ok(vec![out]);
-            }
-            Encoded::Rows(bytes, ends) => (bytes, ends),
-        };
+        let mut whole = self.head(None)?;
         // The array's length, `part` and `parts` take up to 5 bytes each instead of the 1 of nil.
-        let room = max_bytes.saturating_sub(self.head(None)?.len() + 12);
-        let runs = runs(&ends, room);
+        let room = max_bytes.saturating_sub(whole.len() + 12);
+        let Some(bounds) = self.data.put(&mut whole)? else { return Ok(vec![whole]) };
+        let runs = runs(&bounds, room);
+        if runs.len() == 1 {
+            return Ok(vec![whole]);
+        }
         let parts = u32::try_from(runs.len()).unwrap_or(u32::MAX);
         let event = |(part, run): (u32, &Run)| {
-            let mut out = self.head((parts > 1).then_some((part, parts)))?;
+            let mut out = self.head(Some((part, parts)))?;
+            out.reserve(12 + run.end - run.start);
             open_array(&mut out, run.rows);
-            out.extend_from_slice(bytes.get(run.start..run.end).unwrap_or_default());
+            out.extend_from_slice(whole.get(run.start..run.end).unwrap_or_default());
             Ok(out)
         };
         (1..).zip(&runs).map(event).collect()
@@ -244,7 +248,6 @@ pub enum Payload {
 }
 
 /// Some rows that follow each other: how many, and where their bytes stand.
-#[derive(Default)]
 struct Run {
     rows: usize,
     start: usize,
@@ -252,10 +255,11 @@ struct Run {
 }
 
 /// Cuts rows into runs of at most `room` bytes; a larger row stands alone. No rows are one run of none.
-fn runs(ends: &[usize], room: usize) -> Vec<Run> {
+fn runs(bounds: &[usize], room: usize) -> Vec<Run> {
+    let first = bounds.first().copied().unwrap_or(0);
     let mut runs = Vec::new();
-    let mut run = Run::default();
-    for &end in ends {
+    let mut run = Run { rows: 0, start: first, end: first };
+    for &end in bounds.iter().skip(1) {
         if run.rows > 0 && end - run.start > room {
             let start = run.end;
             runs.push(std::mem::replace(&mut run, Run { rows: 0, start, end: start }));

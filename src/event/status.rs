@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Body, EncodeError, Encoded, encode};
+use super::{Body, EncodeError, put_map};
 use crate::{
     health::{CollectorStatus, Delivery},
     units::Time,
@@ -137,7 +137,7 @@ pub struct PreviousRun {
 }
 
 impl Body for AgentStatus {
-    fn encode(&self) -> Result<Encoded, EncodeError> {
-        encode(self).map(Encoded::Map)
+    fn put(&self, event: &mut Vec<u8>) -> Result<Option<Vec<usize>>, EncodeError> {
+        put_map(self, event)
     }
 }

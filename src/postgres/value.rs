@@ -3,7 +3,7 @@
 //! The surprising thing: text from the server is bytes. The statements of sessions in databases of other encodings
 //! arrive raw, so text is decoded lossily and never fails a row. Infinite times are none.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use tokio_postgres::types::{FromSql, ToSql, Type};
 
@@ -24,6 +24,16 @@ impl Row {
         let wrong = || Error::Decode { column: column.name(), wanted: T::WANTED };
         let cell: Raw<'_> = column.raw(&self.0).ok_or_else(wrong)?;
         T::from_cell(cell).ok_or_else(wrong)
+    }
+
+    /// The text in a column as it lies there; `None` if it is NULL.
+    ///
+    /// # Errors
+    /// As [`Row::get`].
+    pub fn text(&self, column: &str) -> Result<Option<Cow<'_, str>>, Error> {
+        let wrong = || Error::Decode { column: column.name(), wanted: String::WANTED };
+        let cell = sealed::Raw::raw(&column, &self.0).ok_or_else(wrong)?;
+        if cell.bytes.is_none() { Ok(None) } else { cell.text().map(Some).ok_or_else(wrong) }
     }
 
     /// The records in a column that a statement put together by `string_agg(record_send(…), '')`; none if it is NULL.
@@ -150,6 +160,22 @@ impl<'a> FromSql<'a> for Raw<'a> {
 }
 
 impl<'a> Raw<'a> {
+    /// Text of any kind, decoded lossily.
+    fn text(&self) -> Option<Cow<'a, str>> {
+        let is_text = matches!(
+            self.kind,
+            Type::TEXT
+                | Type::BYTEA
+                | Type::NAME
+                | Type::VARCHAR
+                | Type::BPCHAR
+                | Type::UNKNOWN
+                | Type::CSTRING
+                | Type::CHAR
+        );
+        self.bytes.filter(|_| is_text).map(String::from_utf8_lossy)
+    }
+
     /// The value by the driver's own rules, if the type is one of theirs.
     fn plain<T: FromSql<'a>>(&self) -> Option<T> {
         Some(self.bytes?).filter(|_| T::accepts(&self.kind)).and_then(|bytes| T::from_sql(&self.kind, bytes).ok())
@@ -179,18 +205,7 @@ impl Cell for String {
         if raw.kind == Type::INET {
             return raw.plain::<IpAddr>().map(|address| address.to_string());
         }
-        let texts = [
-            Type::TEXT,
-            Type::BYTEA,
-            Type::NAME,
-            Type::VARCHAR,
-            Type::BPCHAR,
-            Type::UNKNOWN,
-            Type::CSTRING,
-            Type::CHAR,
-        ];
-        let bytes = raw.bytes.filter(|_| texts.contains(&raw.kind))?;
-        Some(String::from_utf8_lossy(bytes).into_owned())
+        raw.text().map(Cow::into_owned)
     }
 }
 

@@ -4,6 +4,7 @@
 //! or plainly idle (an advisory lock), and it is the one that matters; so whoever blocks or is blocked has one too.
 
 use std::{
+    borrow::Cow,
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     time::Instant,
@@ -142,7 +143,7 @@ pub struct Sessions {
 }
 
 /// `datname, state, wait_event_type, wait_event, backend_type`.
-type Kind = [Option<String>; 5];
+type Kind<S> = [Option<S>; 5];
 
 /// The collector.
 #[derive(Debug)]
@@ -208,19 +209,22 @@ impl PgActivity {
         // Of up to four bytes each; masking makes texts shorter, so twice as many are enough to fill them up again.
         let bytes = i64::try_from(self.config.query_max_chars.saturating_mul(8)).unwrap_or(i64::MAX);
         let bytes = bytes.clamp(MOST_BYTES.0, MOST_BYTES.1);
-        let mut seen = Seen::default();
+        let mut without_texts = None;
         let params = [Param::Ints(&pids), Param::Int(bytes)];
         let rows = match session.query("pg_activity", BACKENDS, &params).await {
             Err(error) if error.is_encoding() => {
-                seen.without_texts = Some(error.to_string());
+                without_texts = Some(error.to_string());
                 session.query("pg_activity", BACKENDS, &[Param::Ints(&pids), Param::Int(0)]).await?
             }
             rows => rows?,
         };
+        let (mut seen, mut sessions) = (Seen { without_texts, ..Seen::default() }, Sums::default());
         for row in &rows {
-            seen.take(row, involved, &self.config, texts);
+            seen.take(row, &mut sessions, involved, &self.config, texts);
         }
         seen.waiting.sort_unstable();
+        let owned = |kind: Kind<Cow<'_, str>>| kind.map(|text| text.map(Cow::into_owned));
+        seen.sessions = sessions.into_iter().map(|(kind, count)| (owned(kind), count)).collect();
         Ok(seen)
     }
 }
@@ -253,11 +257,14 @@ fn left_out(waiting: usize) -> Option<String> {
     Some(format!("{waiting} sessions wait for locks; of {more} it was not asked for whom"))
 }
 
+/// How many sessions there are of each kind, told by the texts as they came.
+type Sums<'a> = BTreeMap<Kind<Cow<'a, str>>, u64>;
+
 /// What was seen while the rows were read.
 #[derive(Default)]
 struct Seen {
     rows: Vec<Row>,
-    sessions: BTreeMap<Kind, u64>,
+    sessions: Vec<(Kind<String>, u64)>,
     leaders: BTreeMap<i32, i32>,
     /// Who waits for a lock, and since when its statement runs.
     waiting: Vec<(Option<Time>, i32)>,
@@ -268,22 +275,30 @@ struct Seen {
 }
 
 impl Seen {
-    fn take(&mut self, row: &postgres::Row, involved: &BTreeSet<i32>, config: &Config, texts: &Policy) {
-        if let Err(error) = self.try_take(row, involved, config, texts) {
+    fn take<'a>(
+        &mut self,
+        row: &'a postgres::Row,
+        sessions: &mut Sums<'a>,
+        involved: &BTreeSet<i32>,
+        config: &Config,
+        texts: &Policy,
+    ) {
+        if let Err(error) = self.try_take(row, sessions, involved, config, texts) {
             self.unreadable.note(error);
         }
     }
 
-    fn try_take(
+    fn try_take<'a>(
         &mut self,
-        row: &postgres::Row,
+        row: &'a postgres::Row,
+        sessions: &mut Sums<'a>,
         involved: &BTreeSet<i32>,
         config: &Config,
         texts: &Policy,
     ) -> Result<(), Error> {
         let pid: i32 = row.get("pid")?;
         let leader: Option<i32> = row.get("leader_pid")?;
-        let text = |column: &str| row.get::<Option<String>>(column);
+        let text = |column: &str| row.text(column);
         // A leader names itself. What applies a transaction of logical replication has a leader too, but locks of its own.
         if let Some(leader) = leader.filter(|leader| *leader != pid)
             && text("backend_type")?.as_deref() == Some("parallel worker")
@@ -302,7 +317,7 @@ impl Seen {
         if hidden && (named || kind.first().is_some_and(Option::is_some)) {
             self.hidden += 1;
         }
-        *self.sessions.entry(kind).or_default() += 1;
+        *sessions.entry(kind).or_default() += 1;
         let wanted = state.is_some_and(|state| state != "idle") || involved.contains(&pid);
         if wanted && !row.get::<bool>("own")? {
             self.rows.push(read(row, hidden, config, texts)?);
@@ -371,8 +386,8 @@ fn keep_important(rows: &mut Vec<Row>, limit: usize, blockers: &BTreeMap<i32, BT
     rows.sort_by_key(|row| (Reverse(row.query_start), row.pid));
 }
 
-fn summary(sessions: BTreeMap<Kind, u64>) -> Summary {
-    let one = |(kind, count): (Kind, u64)| {
+fn summary(sessions: Vec<(Kind<String>, u64)>) -> Summary {
+    let one = |(kind, count): (Kind<String>, u64)| {
         let [datname, state, wait_event_type, wait_event, backend_type] = kind;
         Sessions { datname, state, wait_event_type, wait_event, backend_type, count }
     };

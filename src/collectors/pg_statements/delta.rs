@@ -23,17 +23,34 @@ pub struct Key {
     pub toplevel: Option<bool>,
 }
 
-/// One entry but for its text.
+/// One entry but for its text. What is asked of thousands at each look lies together, and the rest elsewhere: to walk over
+/// all of it costs more than to reckon with it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Entry {
+    /// Another one whenever anything else is another.
+    pub mark: i64,
+    /// Time of all runs, in milliseconds: `total_exec_time` of what it counts.
+    pub ever: f64,
+    /// Everything.
+    pub counted: Box<Counted>,
+}
+
+/// What an entry says.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Counted {
     /// What it counts.
     pub counters: Counters,
     /// Since when it counts, where the server knows (17 and later).
     pub since: Option<Time>,
     /// Mean, shortest, longest, standard deviation.
     pub times: [Option<f64>; 4],
-    /// Another one whenever anything else is another.
-    pub mark: i64,
+}
+
+impl Entry {
+    /// An entry that says this, with this mark.
+    pub fn new(counted: Counted, mark: i64) -> Self {
+        Self { mark, ever: counted.counters.total_exec_time, counted: Box::new(counted) }
+    }
 }
 
 /// What one look saw.
@@ -89,7 +106,8 @@ impl<'a> Before<'a> {
     /// What ran since; `None` if that cannot be known.
     pub fn delta(self, key: &Key, now: &Entry) -> Option<Counters> {
         let before = self.0?;
-        match before.entries.get(key) {
+        let now = &*now.counted;
+        match before.entries.get(key).map(|entry| &*entry.counted) {
             // 17 and later tell it: this is another entry than before, and all that it counts is new.
             Some(entry) if entry.since.zip(now.since).is_some_and(|(before, now)| before != now) => {
                 Some(now.counters.clone())
@@ -102,34 +120,38 @@ impl<'a> Before<'a> {
     }
 }
 
+/// An entry, and whether it is known to be what it was before: then its delta is nothing, which need not be found out.
+pub type Listed<'a> = (&'a Key, &'a Entry, bool);
+
 /// An entry with its delta.
 pub type Ranked<'a> = (&'a Key, &'a Entry, Option<Counters>);
 
 /// The `limit` entries with the most time since `before`, each with its delta, and the sum of what the others did since.
 pub fn top<'a>(
-    entries: impl Iterator<Item = (&'a Key, &'a Entry)>,
+    entries: impl Iterator<Item = Listed<'a>>,
     before: Before<'_>,
     limit: usize,
 ) -> (Vec<Ranked<'a>>, Option<Counters>) {
-    // Of what no delta is known comes last; among equals, who ran longest since ever. Deltas are large and entries may be
-    // many: they are made again where they are needed.
-    let time = |key, entry| before.delta(key, entry).map_or(-1.0, |delta| delta.total_exec_time);
-    let mut ranked: Vec<_> = entries.map(|(key, entry)| (time(key, entry), key, entry)).collect();
-    let ever = |entry: &Entry| entry.counters.total_exec_time;
-    let order = |(a, a_key, a_entry): &(f64, &Key, &Entry), (b, b_key, b_entry): &(f64, &Key, &Entry)| {
-        b.total_cmp(a).then(ever(b_entry).total_cmp(&ever(a_entry))).then(a_key.cmp(b_key))
+    // Deltas are large and entries may be many: they are made again where they are needed.
+    let delta = |(_, (key, entry, _)): &(f64, Listed<'a>)| before.delta(key, entry);
+    // Of what no delta is known comes last; among equals, who ran longest since ever.
+    let found = |key, entry| before.delta(key, entry).map_or(-1.0, |delta| delta.total_exec_time);
+    let time = |(key, entry, same): Listed<'a>| if same { 0.0 } else { found(key, entry) };
+    let mut ranked: Vec<(f64, Listed<'a>)> = entries.map(|listed| (time(listed), listed)).collect();
+    let order = |(a, (a_key, a_entry, _)): &(f64, Listed<'a>), (b, (b_key, b_entry, _)): &(f64, Listed<'a>)| {
+        b.total_cmp(a).then_with(|| b_entry.ever.total_cmp(&a_entry.ever)).then_with(|| a_key.cmp(b_key))
     };
     if limit < ranked.len() {
         ranked.select_nth_unstable_by(limit, order);
     }
     let rest = ranked.split_off(limit.min(ranked.len()));
     ranked.sort_unstable_by(order);
-    let delta = |(_, key, entry): &(f64, &Key, &Entry)| before.delta(key, entry);
     // A sum of nothing: 0 of all that this server counts.
     let zero = ranked.iter().chain(&rest).find_map(delta).and_then(|any| any.since(&any));
-    let deltas = rest.iter().filter_map(delta);
+    let deltas = rest.iter().filter(|(_, (.., same))| !same).filter_map(delta);
     let other = (!before.is_baseline()).then(|| deltas.fold(zero.unwrap_or_default(), |sum, delta| sum.plus(&delta)));
-    (ranked.into_iter().map(|(_, key, entry)| (key, entry, before.delta(key, entry))).collect(), other)
+    let with_delta = |(_, (key, entry, _)): (f64, Listed<'a>)| (key, entry, before.delta(key, entry));
+    (ranked.into_iter().map(with_delta).collect(), other)
 }
 
 #[cfg(test)]

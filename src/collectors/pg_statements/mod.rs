@@ -34,7 +34,7 @@ use crate::{
     units::Time,
 };
 pub use counters::Counters;
-use delta::{Before, Entry, Key, Seen};
+use delta::{Before, Counted, Entry, Key, Listed, Seen};
 use find::Extension;
 use texts::Texts;
 
@@ -168,7 +168,7 @@ impl Collector for PgStatements {
         let epoch = figures.overall.epoch(&identity);
         let seen = self.before.clone();
         let before = Before::of(seen.as_deref(), &epoch);
-        let entries = figures.entries().count();
+        let entries = figures.count();
         let summary = |other| Summary {
             entries: entries as u64 + figures.hidden + figures.unreadable.count(),
             other,
@@ -308,9 +308,21 @@ impl Figures {
     }
 
     /// All entries.
-    fn entries(&self) -> impl Iterator<Item = (&Key, &Entry)> {
+    fn entries(&self) -> impl Iterator<Item = Listed<'_>> {
+        let read = self.read.iter().map(|(key, entry)| (key, entry, false));
+        // Few beside the others: found faster in order than by their hashes.
+        let mut known: Vec<&Key> = self.unchanged.iter().flat_map(|_| self.read.keys()).collect();
+        known.sort_unstable();
         let unchanged = self.unchanged.iter().flat_map(|seen| &seen.entries);
-        self.read.iter().chain(unchanged.filter(|(key, _)| !self.read.contains_key(key)))
+        let unchanged = unchanged.filter(move |(key, _)| known.binary_search(key).is_err());
+        read.chain(unchanged.map(|(key, entry)| (key, entry, true)))
+    }
+
+    /// How many there are.
+    fn count(&self) -> usize {
+        let unchanged = self.unchanged.as_ref().map(|seen| &seen.entries);
+        let again = |entries: &HashMap<Key, Entry>| self.read.keys().filter(|key| entries.contains_key(key)).count();
+        self.read.len() + unchanged.map_or(0, |entries| entries.len() - again(entries))
     }
 
     /// Reads what changed since; false if that does not tell all.
@@ -333,7 +345,7 @@ impl Figures {
         self.unchanged = Some(Arc::clone(before));
         let there = usize::try_from(row.get::<u64>("entries")?).ok();
         let visible = usize::try_from(row.get::<u64>("visible")?).ok();
-        Ok(there == visible && visible == Some(self.entries().count()))
+        Ok(there == visible && visible == Some(self.count()))
     }
 
     async fn read_all(
@@ -349,7 +361,9 @@ impl Figures {
             Err(error) => self.unreadable.note(error),
         };
         session.each("pg_statements", &extension.fill(COUNTERS), &[], &mut take).await?;
-        let is_known = |key: &Key, entry: &Entry| before.is_some_and(|seen| seen.entries.get(key) == Some(entry));
+        let is_known = |key: &Key, entry: &Entry| {
+            before.and_then(|seen| seen.entries.get(key)).is_some_and(|seen| seen.mark == entry.mark)
+        };
         self.changed = match before {
             Some(_) => self.read.iter().filter(|(key, entry)| !is_known(key, entry)).count(),
             // Nobody knows; the next look will.
@@ -385,21 +399,21 @@ fn entry(row: &impl Cells) -> Result<Option<(Key, Entry)>, Error> {
     let Some(queryid) = row.cell(2)? else { return Ok(None) };
     let key = Key { userid: row.cell(0)?, dbid: row.cell(1)?, queryid, toplevel: row.cell(3)? };
     let behind = 5 + Counters::COLUMNS;
-    let entry = Entry {
+    let counted = Counted {
         since: row.cell(4)?,
         counters: Counters::read(row, 5)?,
         times: [row.cell(behind)?, row.cell(behind + 1)?, row.cell(behind + 2)?, row.cell(behind + 3)?],
-        mark: row.cell(behind + 4)?,
     };
-    Ok(Some((key, entry)))
+    Ok(Some((key, Entry::new(counted, row.cell(behind + 4)?))))
 }
 
 fn row(key: &Key, entry: &Entry, delta: Option<Counters>, names: &Names, query: Option<String>) -> Row {
-    let [mean_exec_time, min_exec_time, max_exec_time, stddev_exec_time] = entry.times;
+    let Counted { counters, since, times } = &*entry.counted;
+    let [mean_exec_time, min_exec_time, max_exec_time, stddev_exec_time] = *times;
     Row {
         queryid: key.queryid.to_string(),
         query,
-        counters: entry.counters.clone(),
+        counters: counters.clone(),
         mean_exec_time,
         min_exec_time,
         max_exec_time,
@@ -409,7 +423,7 @@ fn row(key: &Key, entry: &Entry, delta: Option<Counters>, names: &Names, query: 
         dbid: key.dbid,
         datname: names.databases.get(&key.dbid).cloned(),
         toplevel: key.toplevel,
-        stats_since: entry.since,
+        stats_since: *since,
         delta,
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::event::{Body, EncodeError, Encoded, encode};
+use crate::event::{Body, EncodeError, put_map};
 
 /// The host at one moment. Each part has the meaning that it has in psutil 7.2 on Linux. A part that cannot be read
 /// is nil and named in `agent_status`.
@@ -36,8 +36,8 @@ pub struct SystemMetrics {
 }
 
 impl Body for SystemMetrics {
-    fn encode(&self) -> Result<Encoded, EncodeError> {
-        encode(self).map(Encoded::Map)
+    fn put(&self, event: &mut Vec<u8>) -> Result<Option<Vec<usize>>, EncodeError> {
+        put_map(self, event)
     }
 }
 

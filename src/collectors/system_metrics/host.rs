@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use procfs::{
@@ -24,8 +25,17 @@ const SECTOR: u64 = 512;
 pub(super) struct Host {
     proc: PathBuf,
     sys: PathBuf,
-    /// Whether it is our own `/proc`, the one that sysinfo reads.
+    /// Whether it is our own `/proc`.
     own: bool,
+    cores: Arc<Mutex<Cores>>,
+}
+
+/// How many cores there were when so many processors were online. The kernel's list of them is long, and it asks each one
+/// when it is read.
+#[derive(Debug, Default)]
+struct Cores {
+    online: u64,
+    physical: Option<u64>,
 }
 
 impl Host {
@@ -34,7 +44,7 @@ impl Host {
         // A host's /proc at /host/proc has its /sys at /host/sys. If it was not brought along, block devices are
         // the same in our own.
         let beside = proc.parent().map(|parent| parent.join("sys")).filter(|sys| sys.join("block").is_dir());
-        Self { proc, sys: beside.unwrap_or_else(|| "/sys".into()), own }
+        Self { proc, sys: beside.unwrap_or_else(|| "/sys".into()), own, cores: Arc::default() }
     }
 
     pub(super) fn cpu_times(&self) -> Result<CpuTimes, String> {
@@ -50,18 +60,23 @@ impl Host {
 
     /// All but `percent`.
     pub(super) fn cpu(&self, count_logical: u64) -> Result<Cpu, String> {
-        let (count_physical, [load_avg_1m, load_avg_5m, load_avg_15m]) = if self.own {
-            let load = System::load_average().map_err(|error| error.to_string())?;
-            (System::physical_core_count().ok().map(|n| n as u64), [load.one, load.five, load.fifteen])
-        } else {
-            let load: LoadAverage = self.read("loadavg")?;
-            (self.cores(), [load.one, load.five, load.fifteen].map(decimal))
-        };
-        let count_physical = count_physical.filter(|count| *count > 0);
+        let load: LoadAverage = self.read("loadavg")?;
+        let [load_avg_1m, load_avg_5m, load_avg_15m] = [load.one, load.five, load.fifteen].map(decimal);
+        let count_physical = self.count_physical(count_logical);
         Ok(Cpu { percent: 0.0, count_physical, count_logical, load_avg_1m, load_avg_5m, load_avg_15m })
     }
 
     /// Different cores of different sockets.
+    fn count_physical(&self, online: u64) -> Option<u64> {
+        let mut known = self.cores.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.online != online {
+            let own = || System::physical_core_count().ok().map(|count| count as u64);
+            let physical = if self.own { own() } else { self.cores() }.filter(|count| *count > 0);
+            *known = Cores { online, physical };
+        }
+        known.physical
+    }
+
     fn cores(&self) -> Option<u64> {
         let info: CpuInfo = self.read("cpuinfo").ok()?;
         let core = |cpu| Some((info.physical_id(cpu)?, info.get_field(cpu, "core id")?));
@@ -72,17 +87,12 @@ impl Host {
 
     pub(super) fn memory(&self) -> Result<(Memory, Swap), String> {
         let info: Meminfo = self.read("meminfo")?;
-        let (total, available, swap_total, swap_free) = if self.own {
-            let mut system = System::new().map_err(|error| error.to_string())?;
-            system.refresh_memory();
-            (system.total_memory(), system.available_memory(), system.total_swap(), system.free_swap())
-        } else {
-            (info.mem_total, info.mem_available.unwrap_or(info.mem_free), info.swap_total, info.swap_free)
-        };
+        let (total, swap_total, swap_free) = (info.mem_total, info.swap_total, info.swap_free);
         if total == 0 {
             return Err(format!("{} tells no total", self.proc.join("meminfo").display()));
         }
         // In some containers the kernel's estimate is beyond all sense; psutil takes what is free then.
+        let available = info.mem_available.unwrap_or(info.mem_free);
         let available = if available > total { info.mem_free.min(total) } else { available };
         let (used, swap_used) = (total - available, swap_total.saturating_sub(swap_free));
         let memory = Memory {

@@ -3,8 +3,8 @@
 //! Never waits for a second to measure the processors: `cpu.percent` covers the time since the sample before, and
 //! only the first look waits, for a tenth of a second. A file system that hangs costs one thread and a short while.
 //!
-//! The surprising thing: all is read from [`Config::proc`]. Only where that is `/proc` itself the crate sysinfo reads
-//! what it means as psutil does: it knows no other place.
+//! The surprising thing: all is read from [`Config::proc`]; only where that is `/proc` itself the crate sysinfo counts the
+//! cores, because it knows no other place.
 
 mod body;
 mod cgroup;

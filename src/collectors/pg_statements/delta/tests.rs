@@ -17,12 +17,17 @@ fn ran(calls: u64) -> Counters {
 }
 
 fn counted(calls: u64, since: Option<i64>) -> Entry {
-    Entry { counters: ran(calls), since: since.map(Time), ..Entry::default() }
+    Entry::new(Counted { counters: ran(calls), since: since.map(Time), ..Counted::default() }, 0)
 }
 
 fn seen(complete: bool, entries: &[(i64, u64, Option<i64>)]) -> Seen {
     let entries = entries.iter().map(|(id, calls, since)| (key(*id), counted(*calls, *since))).collect();
     Seen { epoch: "one".into(), clock: Time(1_000_000), complete, dealloc: Some(3), entries, changed: 0 }
+}
+
+/// Nothing is known to be what it was.
+fn listed(seen: &Seen) -> impl Iterator<Item = Listed<'_>> {
+    seen.entries.iter().map(|(key, entry)| (key, entry, false))
 }
 
 #[track_caller]
@@ -71,12 +76,17 @@ fn what_ran_longest_since_is_kept_and_the_rest_is_summed() {
     let before = seen(true, &[(1, 449, None), (3, 0, None)]);
     let now = seen(true, &[(1, 450, None), (2, 5, None), (3, 2, None)]);
     let kept = |before: Option<&Seen>, now: &Seen, limit| {
-        let (kept, other) = top(now.entries.iter(), Before::of(before, "one"), limit);
+        let (kept, other) = top(listed(now), Before::of(before, "one"), limit);
         (kept.iter().map(|(key, ..)| key.queryid).collect::<Vec<_>>(), other)
     };
     assert_eq!(kept(Some(&before), &now, 2), (vec![2, 3], Some(ran(1))));
     assert_eq!(kept(Some(&before), &now, 9), (vec![2, 3, 1], Some(ran(0))));
     assert_eq!(kept(None, &now, 1), (vec![1], None));
+    let same = before.entries.iter().map(|(key, entry)| (key, entry, true));
+    let read = seen(true, &[(2, 5, None)]);
+    let (both, other) = top(listed(&read).chain(same), Before::of(Some(&before), "one"), 2);
+    assert_eq!(both.iter().map(|(key, ..)| key.queryid).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!((both[1].2.clone(), other), (Some(ran(0)), Some(ran(0))), "what is the same ran not once");
     let (before, now) = (seen(false, &[(3, 2, None)]), seen(true, &[(1, 450, None), (2, 451, None), (3, 2, None)]));
     assert_eq!(kept(Some(&before), &now, 2), (vec![3, 2], Some(ran(0))), "what is not known is in no sum");
 }
@@ -179,7 +189,7 @@ fn compare(server: &Server, before: Option<&Seen>, now: &Seen, limit: usize) -> 
     }
     let calls = |deltas: &mut dyn Iterator<Item = Option<&Counters>>| deltas.flatten().map(|d| d.calls).sum::<u64>();
     let all = calls(&mut deltas.iter().map(Option::as_ref));
-    let (kept, other) = top(now.entries.iter(), compared, limit);
+    let (kept, other) = top(listed(now), compared, limit);
     prop_assert!(kept.len() <= limit);
     prop_assert_eq!(other.is_none(), compared.is_baseline());
     prop_assert_eq!(calls(&mut kept.iter().map(|(.., delta)| delta.as_ref()).chain([other.as_ref()])), all);

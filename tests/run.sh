@@ -59,6 +59,7 @@ step "the checker's own tests" /usr/bin/python3 -B tests/checker_test.py
 step "unit tests" cargo test --quiet --no-fail-fast --lib --bins
 step "documentation" env RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --quiet --no-deps --lib --document-private-items
 step "examples in the documentation" cargo test --quiet --doc
+step "counted costs" cargo test --quiet --test counts
 step "integration tests" cargo test --test it
 
 say "done"

@@ -19,6 +19,8 @@ mod amqp_tls;
 mod check;
 /// Exit statuses, stdout and stderr of the commands, on real servers where they look at one.
 mod cli;
+/// What the agent asks of the kernel, the database and the processor, counted.
+mod counts;
 /// What an operator copies: unit, package, definitions, container, alerts.
 mod deploy;
 /// Faults of the broker, the line, the disk, the folder, the limits and the process, each with two judges; and kill -9 at

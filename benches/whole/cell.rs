@@ -19,6 +19,8 @@ pub(crate) enum Cell {
     Publish { by: publish::By, flow: publish::Flow },
     /// Messages that wait in a spool are published.
     Replay { dir: PathBuf, flow: publish::Flow },
+    /// So many messages come each second, for some seconds, whatever becomes of them.
+    Offer { rate: u64, flow: publish::Flow },
     /// Records of one size, appended.
     Append { by: disk::By, append: disk::Append },
     /// Everything in a spool's folder is read once.
@@ -40,6 +42,8 @@ pub(crate) struct Measured {
     pub(crate) cpu: f64,
     /// Memory at the end.
     pub(crate) memory: Memory,
+    /// Messages that wait at the end.
+    pub(crate) waiting: u64,
 }
 
 /// Resident memory of a process, in MiB.
@@ -75,7 +79,7 @@ impl Watch {
 
     pub(crate) fn stop(self) -> Measured {
         let (seconds, cpu) = (self.0.elapsed().as_secs_f64(), own_cpu() - self.1);
-        Measured { seconds, cpu, memory: Memory::of(std::process::id()) }
+        Measured { seconds, cpu, memory: Memory::of(std::process::id()), waiting: 0 }
     }
 }
 
@@ -110,6 +114,7 @@ impl Cell {
         let measured = match serde_json::from_str(text).unwrap() {
             Self::Publish { by, flow } => publish::publish(by, &flow),
             Self::Replay { dir, flow } => publish::replay(&dir, &flow),
+            Self::Offer { rate, flow } => publish::offer(rate, &flow),
             Self::Append { by, append } => disk::append(by, &append),
             Self::Read { by, dir } => disk::read(by, &dir),
             Self::Open { dir } => growth::open(&dir),

@@ -65,6 +65,11 @@ pub(crate) fn shares(figures: &[Figure]) -> String {
     svg(40.0 + row * shares.len() as f64, &out)
 }
 
+/// A size in as few letters as go beside each other.
+fn size(value: f64) -> String {
+    if value >= 1000.0 { format!("{:.0}k", value / 1000.0) } else { format!("{value:.0}") }
+}
+
 /// Time by size, one panel a curve, both axes logarithmic; a thin line is linear growth from the last size.
 pub(crate) fn growth(curves: &[Curve]) -> String {
     let (panel, height, pad) = (WIDTH / 2.0, 240.0, 50.0);
@@ -90,7 +95,7 @@ pub(crate) fn growth(curves: &[Curve]) -> String {
             let (x, y) = place(point);
             writeln!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{OURS}\"/>").unwrap();
             text(&mut out, (x, y - 8.0), "middle", &number(point.ms));
-            text(&mut out, (x, top + height - pad + 18.0), "middle", &number(point.size).replace(".0", ""));
+            text(&mut out, (x, top + height - pad + 18.0), "middle", &size(point.size));
         }
     }
     svg(height * curves.len().div_ceil(2) as f64, &out)

@@ -29,8 +29,10 @@ pub(crate) struct Append {
     pub(crate) bytes: usize,
     /// How many.
     pub(crate) count: u32,
-    /// Synced after so many; 0 is never.
+    /// So many come together.
     pub(crate) group: u32,
+    /// Whether a group is synced before the next one comes.
+    pub(crate) synced: bool,
     /// Where to; made, and taken away.
     pub(crate) dir: PathBuf,
 }
@@ -51,7 +53,7 @@ fn plain(append: &Append) -> Measured {
     let watch = Watch::start();
     for number in 1..=append.count {
         file.write_all(&bytes).unwrap();
-        if append.group > 0 && number % append.group == 0 {
+        if append.synced && number % append.group == 0 {
             file.sync_data().unwrap();
         }
     }
@@ -60,18 +62,21 @@ fn plain(append: &Append) -> Measured {
 
 fn through_spool(append: &Append) -> Measured {
     // Each one is synced where it is numbered, or whoever keeps the spool finds at once that it is time to.
-    let sync_after = match append.group {
-        0 => Duration::from_secs(3600),
-        1 => Duration::ZERO,
-        _ => Duration::from_nanos(1),
+    let sync_after = match (append.synced, append.group) {
+        (false, _) => Duration::from_secs(3600),
+        (true, 1) => Duration::ZERO,
+        (true, _) => Duration::from_nanos(1),
     };
     let spool = spool(&append.dir, sync_after);
     let body = body(append.bytes);
     let watch = Watch::start();
     for number in 1..=append.count {
         spool.number(DRAFT, |_| Ok(body.clone())).unwrap();
-        if append.group > 1 && number % append.group == 0 {
-            spool.keep();
+        if number % append.group == 0 {
+            spool.give();
+            if append.synced {
+                spool.keep();
+            }
         }
     }
     let measured = watch.stop();

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     agent::{Scene, observe},
-    parts::backlog,
+    parts::{Queue, backlog},
     publish,
     reference::{Load, SETTINGS},
     rig::Folder,
@@ -25,10 +25,12 @@ pub(crate) struct Curve {
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Point {
     pub(crate) size: f64,
-    /// Processor time of the agent for one cycle, or for opening the spool, in ms.
+    /// Processor time of the agent for one cycle, one second, or for opening the spool, in ms.
     pub(crate) ms: f64,
     /// The most memory that was resident, in MiB.
     pub(crate) mib: f64,
+    /// Messages that came and could not be delivered in time.
+    pub(crate) waiting: u64,
 }
 
 impl Curve {
@@ -48,7 +50,7 @@ fn point(size: usize, settings: &str, load: &Load, sessions: usize) -> Point {
     let agent = scene.start(Some("1s"));
     std::thread::sleep(SETTLES);
     let (ms, memory) = observe(&agent, Duration::from_secs(CYCLES.into()));
-    Point { size: size as f64, ms: ms / f64::from(CYCLES), mib: memory.peak }
+    Point { size: size as f64, ms: ms / f64::from(CYCLES), mib: memory.peak, waiting: 0 }
 }
 
 const SMALL: Load = Load { name: "growth", statements: 100, text: 200, waiters: 0, idle: 0 };
@@ -65,6 +67,11 @@ pub(crate) fn curves() -> Vec<Curve> {
         Curve { name: "a cycle", of: "sessions", points: sessions.into() },
         Curve { name: "a cycle", of: "statements", points: statements.into() },
         Curve { name: "a cycle", of: "waiters", points: waiters.into() },
+        Curve {
+            name: "a second of publishing",
+            of: "messages a second",
+            points: [100, 1000, 5000, 10_000, 20_000, 40_000].map(offered).into(),
+        },
         Curve { name: "opening the spool", of: "MiB of backlog", points: [1, 100, 1024, 10_240].map(opened).into() },
     ]
 }
@@ -75,7 +82,21 @@ fn opened(mib: u64) -> Point {
     let dir = backlog(&folder, 16 << 10, mib * 64);
     let measured = crate::cell::Cell::Open { dir: dir.clone() }.measure();
     fs::remove_dir_all(dir).unwrap();
-    Point { size: mib as f64, ms: measured.cpu * 1e3, mib: measured.memory.peak }
+    Point { size: mib as f64, ms: measured.cpu * 1e3, mib: measured.memory.peak, waiting: 0 }
+}
+
+/// So many messages of 1 KiB a second, to one classic queue behind a spool.
+fn offered(rate: u64) -> Point {
+    let folder = Folder::new("offered");
+    let queue = Queue::new("classic");
+    queue.empty();
+    let flow = queue.flow(&folder, 1 << 10, 0);
+    let measured = crate::cell::Cell::Offer { rate, flow }.measure();
+    queue.empty();
+    let ms = measured.cpu * 1e3 / publish::OFFERED.as_secs_f64();
+    // At any moment up to a window is on its way.
+    let waiting = if measured.waiting > 512 { measured.waiting } else { 0 };
+    Point { size: rate as f64, ms, mib: measured.memory.peak, waiting }
 }
 
 pub(crate) fn open(dir: &std::path::Path) -> crate::cell::Measured {
@@ -90,7 +111,10 @@ pub(crate) fn open(dir: &std::path::Path) -> crate::cell::Measured {
 pub(crate) fn table(curves: &[Curve]) -> String {
     let mut out = String::from("| cost of | by | size: CPU ms, peak MiB | steepness |\n|---|---|---|---|\n");
     for curve in curves {
-        let points = curve.points.iter().map(|point| format!("{}: {:.2}, {:.1}", point.size, point.ms, point.mib));
+        let behind =
+            |point: &Point| if point.waiting > 0 { format!(", {} behind", point.waiting) } else { String::new() };
+        let point = |point: &Point| format!("{}: {:.2}, {:.1}{}", point.size, point.ms, point.mib, behind(point));
+        let points = curve.points.iter().map(point);
         let steepness = curve.steepness().iter().map(|step| format!("{step:.2}")).collect::<Vec<_>>().join(", ");
         let points = points.collect::<Vec<_>>().join("; ");
         writeln!(out, "| {} | {} | {points} | {steepness} |", curve.name, curve.of).unwrap();

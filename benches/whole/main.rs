@@ -28,11 +28,13 @@ mod reference;
 #[path = "../../tests/it/rig/mod.rs"]
 mod rig;
 mod rows;
+mod size;
 mod table;
 mod words;
 
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::json;
 
 fn main() {
@@ -48,25 +50,43 @@ fn main() {
     let named: Vec<&String> = words.iter().filter(|word| !word.contains('=')).collect();
     let all = named.is_empty();
     let wanted = |name: &str| named.iter().any(|word| *word == name);
-    let mut figures = Vec::new();
+    std::fs::create_dir_all(out).unwrap();
+    let mut found = Found { rounds, machine: machine(), ..Found::default() };
     for (name, part) in parts::ALL.into_iter().filter(|(name, _)| all || wanted(name)) {
         eprintln!("{name} …");
-        figures.extend(part(rounds));
+        found.figures.extend(part(rounds));
+        found.write(out);
     }
     if wanted("hour") {
-        figures.extend(parts::hour());
+        found.figures.extend(parts::hour());
     }
-    let curves = if all || wanted("growth") { growth::curves() } else { Vec::new() };
-    println!("{}\n{}", table::table(&figures), growth::table(&curves));
-    std::fs::create_dir_all(out).unwrap();
-    let write = |name: &str, text: String| std::fs::write(out.join(name), text).unwrap();
-    let results = json!({ "machine": machine(), "rounds": rounds, "figures": figures, "growth": curves });
-    write("results.json", serde_json::to_string_pretty(&results).unwrap());
-    if !figures.is_empty() {
-        write("results.svg", chart::shares(&figures));
+    if all || wanted("growth") {
+        eprintln!("growth …");
+        found.growth = growth::curves();
     }
-    if !curves.is_empty() {
-        write("growth.svg", chart::growth(&curves));
+    found.write(out);
+    println!("{}\n{}", table::table(&found.figures), growth::table(&found.growth));
+}
+
+/// All that a run found so far.
+#[derive(Default, Serialize)]
+struct Found {
+    machine: serde_json::Value,
+    rounds: usize,
+    figures: Vec<table::Figure>,
+    growth: Vec<growth::Curve>,
+}
+
+impl Found {
+    fn write(&self, out: &Path) {
+        let write = |name: &str, text: String| std::fs::write(out.join(name), text).unwrap();
+        write("results.json", serde_json::to_string_pretty(self).unwrap());
+        if !self.figures.is_empty() {
+            write("results.svg", chart::shares(&self.figures));
+        }
+        if !self.growth.is_empty() {
+            write("growth.svg", chart::growth(&self.growth));
+        }
     }
 }
 
@@ -86,7 +106,7 @@ fn machine() -> serde_json::Value {
         "agent": env!("CARGO_PKG_VERSION"),
         "commit": says("git", &["rev-parse", "--short", "HEAD"]),
         "rustc": says("rustc", &["--version"]),
-        "kernel": first("/proc/version", ""),
+        "kernel": says("uname", &["--kernel-release"]),
         "processor": first("/proc/cpuinfo", "model name"),
         "cores": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
         "memory": first("/proc/meminfo", "MemTotal"),

@@ -212,10 +212,33 @@ async fn through_spool(flow: &Flow) -> Measured {
             spool.number(DRAFT, |_| Ok(body.clone())).unwrap();
             numbered += 1;
         }
+        spool.give();
         tokio::time::sleep(Duration::from_micros(500)).await;
     }
     publisher.drained(&spool).await;
     watch.stop()
+}
+
+/// For how long messages are offered.
+pub(crate) const OFFERED: Duration = Duration::from_secs(5);
+
+pub(crate) fn offer(rate: u64, flow: &Flow) -> Measured {
+    cli::runtime().expect("threads").block_on(async {
+        let spool = spool(&flow.dir, Duration::from_secs(1));
+        let publisher = Line::begin(flow, &spool);
+        let body = body(flow.bytes);
+        let (watch, start, mut numbered) = (Watch::start(), Instant::now(), 0);
+        while start.elapsed() < OFFERED {
+            let due = u64::try_from(start.elapsed().as_micros()).unwrap() * rate / 1_000_000;
+            (numbered..due).for_each(|_| _ = spool.number(DRAFT, |_| Ok(body.clone())).unwrap());
+            numbered = due;
+            spool.give();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let measured = Measured { waiting: spool.messages(LOG), ..watch.stop() };
+        publisher.drained(&spool).await;
+        measured
+    })
 }
 
 pub(crate) fn replay(dir: &Path, flow: &Flow) -> Measured {

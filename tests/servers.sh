@@ -19,8 +19,8 @@ DCLINT=dclint@3.1.0
 CARGO_DEB=3.8.0
 VERSIONS=(13.23.0-beta.16 14.23.0-beta.17 15.18.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17)
 # pgbouncer stands between the agent and a server. postgresql-common brings the user postgres, and no server.
-# strace makes disks fail and counts calls, valgrind counts instructions, libfaketime makes clocks jump. chromium looks at the status page, prometheus brings promtool,
-# systemd its judge of units; systemd-container boots the machine that the package is installed in.
+# strace makes disks fail and counts calls, valgrind counts instructions, libfaketime makes clocks jump. chromium looks at
+# the status page, prometheus brings promtool, systemd its judge of units; systemd-container boots the machine that the package is installed in.
 DEBIAN=(openssl xz-utils strace valgrind libfaketime chromium prometheus systemd systemd-container dpkg-dev lintian man-db python3-yaml rabbitmq-server pgbouncer postgresql-common postgresql-client python3-pika python3-msgpack python3-psutil)
 
 # Root's servers run as the users postgres and rabbitmq, and these cannot look into root's home.

@@ -89,10 +89,14 @@ pub(crate) fn read(by: By, dir: &Path) -> Measured {
     let watch = Watch::start();
     match by {
         By::Plain => {
-            let mut buffer = vec![0; 1 << 20];
+            // Where it does not begin with a page, the kernel copies at a third of the speed.
+            const PAGE: usize = 4096;
+            let mut space = vec![0; (1 << 20) + PAGE];
+            let begin = space.as_ptr().align_offset(PAGE);
+            let buffer = &mut space[begin..begin + (1 << 20)];
             for path in files(dir) {
                 let mut file = File::open(path).unwrap();
-                while file.read(&mut buffer).unwrap() > 0 {}
+                while file.read(buffer).unwrap() > 0 {}
             }
         }
         By::Spool => assert!(outside::verify(dir, &mut |_| {}).unwrap().is_whole()),

@@ -43,6 +43,7 @@ async fn messages(queue: &str, more: u32) -> u32 {
 #[track_caller]
 fn within(what: &str, tenths: u64, bound: u64) {
     println!("figure: counts: {what}: {}.{}", tenths / 10, tenths % 10);
+    assert!(tenths > 0, "{what}: nothing was counted");
     assert!(tenths <= bound * 10, "{what}: {}.{} where {bound} is the most", tenths / 10, tenths % 10);
 }
 

@@ -220,7 +220,9 @@ impl PgActivity {
         };
         let (mut seen, mut sessions) = (Seen { without_texts, ..Seen::default() }, Sums::default());
         for row in &rows {
-            seen.take(row, &mut sessions, involved, &self.config, texts);
+            if let Err(error) = seen.take(row, &mut sessions, involved, &self.config, texts) {
+                seen.unreadable.note(error);
+            }
         }
         seen.waiting.sort_unstable();
         let owned = |kind: Kind<Cow<'_, str>>| kind.map(|text| text.map(Cow::into_owned));
@@ -276,19 +278,6 @@ struct Seen {
 
 impl Seen {
     fn take<'a>(
-        &mut self,
-        row: &'a postgres::Row,
-        sessions: &mut Sums<'a>,
-        involved: &BTreeSet<i32>,
-        config: &Config,
-        texts: &Policy,
-    ) {
-        if let Err(error) = self.try_take(row, sessions, involved, config, texts) {
-            self.unreadable.note(error);
-        }
-    }
-
-    fn try_take<'a>(
         &mut self,
         row: &'a postgres::Row,
         sessions: &mut Sums<'a>,

@@ -226,7 +226,7 @@ async fn on_13_who_waits_anew_for_the_same_is_not_said_to_have_waited_all_the_ti
         assert!(looker.look().await.rows()[0]["wait_ms"].as_f64().unwrap() >= 50.0);
         // The same transaction, the same lock, another statement. Not by a cancel request: for that the postmaster
         // signals the process and then its group, and the second signal may come late and end the next statement.
-        scene.server.sql(&format!("SELECT pg_cancel_backend({pid})"));
+        assert_eq!(scene.server.sql(&format!("SELECT pg_cancel_backend({pid})")), "t");
         scene.waiting.pop().unwrap().await.unwrap().unwrap_err();
         client.batch_execute("ROLLBACK TO s").await.unwrap();
     }

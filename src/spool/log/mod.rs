@@ -236,6 +236,11 @@ impl Log {
         self.runs.values().all(|run| run.settled.covers(1, run.given))
     }
 
+    /// All of the current run up to here is acked or declared.
+    pub fn settled_to(&self) -> u64 {
+        self.runs.get(&self.owner.run).map_or(0, RunLog::settled_to)
+    }
+
     /// Takes a message in: writes its record, and keeps it in memory as well if `fresh` bytes allow.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 mod room;
 mod safe;
 mod tell;
+mod unsynced;
 
 use std::{
     collections::BTreeMap,
@@ -17,6 +18,7 @@ use uuid::Uuid;
 
 use room::NoRoom;
 pub(super) use safe::sync_names;
+use unsynced::Unsynced;
 
 use super::{
     Config, Draft,
@@ -80,8 +82,8 @@ pub(super) struct Trouble {
 /// When what must be done.
 #[derive(Debug, Default)]
 pub(super) struct Duties {
-    /// The oldest message of each log that is not yet synced.
-    pub(super) unsynced: BTreeMap<Arc<str>, Instant>,
+    /// What of each log is not yet synced.
+    unsynced: BTreeMap<Arc<str>, Unsynced>,
     /// The mark's slots differ from what was written since.
     pub(super) mark: Option<Instant>,
     /// The mark differs from what was synced since, and by how many messages.
@@ -175,11 +177,9 @@ impl State {
         if waiting > 0 {
             info!(messages = waiting, "earlier runs left messages in the spool; they follow behind what is fresh");
         }
-        // What a killed agent had no time to sync is overdue.
-        let now = self.host.now();
-        let now = now.checked_sub(self.config.sync_after).unwrap_or(now);
+        let (now, sync_after) = (self.host.now(), self.config.sync_after);
         let unsettled = self.logs.iter().filter(|(_, log)| !log.is_settled()).map(|(name, _)| Arc::clone(name));
-        self.duties.unsynced = unsettled.map(|name| (name, now)).collect();
+        self.duties.unsynced = unsettled.map(|name| (name, Unsynced::overdue(now, sync_after))).collect();
         self.write_mark();
         let synced = self.folder.as_mut().map(|folder| {
             let (mark, generation) = folder.mark.to_sync();
@@ -245,20 +245,22 @@ impl State {
         let spare = live.filter(|_| memory <= MEMORY_BYTES);
         let log = self.log(&name);
         let before = log.memory_bytes();
-        match room {
-            Ok(()) => {
-                let written = log.append(batch, seen, segment, live, spare);
-                self.disk_trouble(written.err());
+        // What the disk said, where it was asked.
+        let said = match room {
+            Ok(()) => Some(log.append(batch, seen, segment, live, spare).err()),
+            Err(NoRoom::Newest) => {
+                log.refuse(&batch, Reason::Evicted);
+                None
             }
-            // The disk was not asked: nothing is known of it.
-            Err(NoRoom::Newest) => log.refuse(&batch, Reason::Evicted),
             Err(NoRoom::Disk(why)) => {
                 log.keep_in_memory(batch, spare);
-                self.disk_trouble(Some(why));
+                Some(Some(why))
             }
-        }
-        let log = self.log(&name);
+        };
         let (in_memory, refused, settled) = (log.memory_bytes() > before, !log.losses.is_empty(), log.is_settled());
+        if let Some(trouble) = said {
+            self.disk_trouble(trouble);
+        }
         self.after_change();
         if in_memory || refused {
             // Before its number is, so that a next run knows what became of it.
@@ -267,7 +269,8 @@ impl State {
         // A message more makes the mark differ from what was synced of it.
         self.duties.mark_sync.get_or_insert((now, 0)).1 += 1;
         if !settled {
-            self.duties.unsynced.entry(Arc::clone(&name)).or_insert(now);
+            let unsynced = self.duties.unsynced.entry(Arc::clone(&name)).or_default();
+            unsynced.wrote(seq, now, self.config.sync_after);
         }
         self.ungiven = true;
         if self.config.sync_after.is_zero() {
@@ -420,7 +423,8 @@ impl State {
 
     pub(super) fn next_duty(&self) -> Option<Instant> {
         let now = || self.host.now();
-        let sync = self.duties.unsynced.values().min().map(|since| *since + self.config.sync_after);
+        let sync =
+            self.duties.unsynced.values().filter_map(Unsynced::since).min().map(|since| since + self.config.sync_after);
         let mark = self.duties.mark.map(|since| since + MARK_AFTER);
         let dead = (self.duties.dead && !self.duties.mark_suspect && !self.duties.mark_failed).then(now);
         let look = self.waits().then(|| self.duties.looked.map_or_else(now, |last| last + LOOK_EVERY));
@@ -439,23 +443,27 @@ impl State {
         due
     }
 
+    /// The files of logs in which something has waited for `sync_after`, all that was written to them since included.
+    fn take_unsynced(&mut self, now: Instant) -> Vec<(Arc<str>, log::Unsynced)> {
+        let mut sync = Vec::new();
+        for (name, unsynced) in &mut self.duties.unsynced {
+            let Some(last) = unsynced.take_due(now, self.config.sync_after) else { continue };
+            let log = self.logs.get_mut(name).filter(|log| !log.is_settled() && log.settled_to() < last);
+            let Some(log) = log else { continue };
+            *unsynced = Unsynced::default();
+            sync.extend(log.unsynced().into_iter().map(|file| (Arc::clone(name), file)));
+        }
+        sync
+    }
+
     pub(super) fn due(&mut self, now: Instant) -> Due {
         let mark_due = self.mark_sync_at().is_some_and(|at| now >= at);
         if mark_due || self.duties.looked.is_none_or(|last| now >= last + LOOK_EVERY) {
             self.look_for_files(now);
             self.age();
         }
-        let sync_after = self.config.sync_after;
-        let due = self.duties.unsynced.iter().filter(|(_, since)| now >= **since + sync_after);
-        let due: Vec<Arc<str>> = due.map(|(name, _)| Arc::clone(name)).collect();
-        let mut sync = Vec::new();
         self.write_given();
-        for name in due {
-            self.duties.unsynced.remove(&name);
-            if let Some(log) = self.logs.get_mut(&name).filter(|log| !log.is_settled()) {
-                sync.extend(log.unsynced().into_iter().map(|file| (Arc::clone(&name), file)));
-            }
-        }
+        let sync = self.take_unsynced(now);
         let rescue = self.begin_rescue(now);
         let dead = self.duties.dead && !self.duties.mark_suspect;
         let sync_mark = dead || mark_due && !self.duties.mark_suspect;

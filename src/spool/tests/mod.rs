@@ -463,3 +463,32 @@ fn a_message_costs_the_disk_no_more_calls_than_these() {
     assert_eq!(cost(&together), 64 + 1, "again");
     assert_eq!(cost(&synced), 1 + 2, "one sync for all; the mark written and synced");
 }
+
+#[test]
+fn what_is_confirmed_within_sync_after_is_never_synced_though_something_always_waits() {
+    const LOG: &str = "pg_locks";
+    let sim = sim::Sim::new();
+    let config = Config { segment_bytes: 1 << 20, ..config(Path::new("/var/spool"), 1 << 30) };
+    let spool = Spool::open_on(Arc::new(sim.clone()), config, LOGS.to_vec()).expect("nobody holds it");
+    spool.set_live(Some(1 << 20));
+    // Each is confirmed after `age`, when the one behind it waits already.
+    let syncs = |age: Duration| {
+        let mut waits: Option<Id> = None;
+        let before = sim.syncs();
+        for _ in 0..20 {
+            number(&spool, LOG);
+            spool.give();
+            spool.ack(LOG, waits.take());
+            waits = spool.take_fresh(LOG).map(|taken| taken.id);
+            sim.pass(age);
+            spool.keep();
+        }
+        spool.ack(LOG, waits);
+        sim.syncs() - before
+    };
+    let quick = syncs(Duration::from_millis(500));
+    // The mark once in ten seconds.
+    assert!(quick <= 1, "{quick} syncs");
+    let slow = syncs(Duration::from_millis(1500));
+    assert!(slow >= 20, "{slow} syncs");
+}

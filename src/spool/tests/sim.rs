@@ -88,6 +88,7 @@ struct World {
     now: Instant,
     boots: u64,
     calls: u64,
+    syncs: u64,
     fault: Fault,
     /// Bytes of the disk.
     size: u64,
@@ -123,6 +124,7 @@ impl Sim {
             now: Instant::now(),
             boots: 1,
             calls: 0,
+            syncs: 0,
             fault: Fault::Nothing,
             size: u64::MAX,
         })))
@@ -138,6 +140,11 @@ impl Sim {
 
     pub(super) fn calls(&self) -> u64 {
         self.world().calls
+    }
+
+    /// Of the calls, those that synced a file or a folder.
+    pub(super) fn syncs(&self) -> u64 {
+        self.world().syncs
     }
 
     pub(super) fn set(&self, fault: Fault) {
@@ -217,6 +224,7 @@ impl World {
     fn call(&mut self, call: Call) -> io::Result<()> {
         let number = self.calls;
         self.calls += 1;
+        self.syncs += u64::from(call == Call::Sync);
         let fails = match self.fault {
             Fault::Nothing => false,
             Fault::Nth(nth) => nth == number,

@@ -88,8 +88,8 @@ pub(super) struct Duties {
     pub(super) mark: Option<Instant>,
     /// The mark differs from what was synced since, and by how many messages.
     pub(super) mark_sync: Option<(Instant, u32)>,
-    /// Segments can be unlinked.
-    pub(super) dead: bool,
+    /// Since when segments could be unlinked.
+    dead: Option<Instant>,
     /// When ages and files were last looked at.
     pub(super) looked: Option<Instant>,
     /// The mark could not be written when that was last tried.
@@ -298,7 +298,9 @@ impl State {
         let mut losses = Vec::new();
         for log in self.logs.values_mut() {
             losses.append(&mut log.losses);
-            self.duties.dead |= !log.dead.is_empty();
+            if !log.dead.is_empty() {
+                self.duties.dead.get_or_insert_with(|| self.host.now());
+            }
         }
         if !losses.is_empty() {
             self.duties.mark.get_or_insert_with(|| self.host.now());
@@ -421,16 +423,24 @@ impl State {
         self.folder.as_ref().filter(|_| !self.duties.mark_suspect).map(|_| since + after)
     }
 
+    /// When segments are unlinked, for which the mark is synced: at once where that makes room or nothing waits; else all of
+    /// a while together, for a broker on the same disk has syncs of its own to do.
+    fn unlink_at(&self) -> Option<Instant> {
+        let since = self.duties.dead.filter(|_| !self.duties.mark_suspect && !self.duties.mark_failed)?;
+        let dead: u64 = self.logs.values().flat_map(|log| &log.dead).map(|segment| segment.end).sum();
+        let room = self.used() + dead <= self.allowed() && self.trouble.writing.is_none();
+        Some(if room && self.waits() { since + MARK_AFTER } else { since })
+    }
+
     pub(super) fn next_duty(&self) -> Option<Instant> {
         let now = || self.host.now();
         let sync =
             self.duties.unsynced.values().filter_map(Unsynced::since).min().map(|since| since + self.config.sync_after);
         let mark = self.duties.mark.map(|since| since + MARK_AFTER);
-        let dead = (self.duties.dead && !self.duties.mark_suspect && !self.duties.mark_failed).then(now);
         let look = self.waits().then(|| self.duties.looked.map_or_else(now, |last| last + LOOK_EVERY));
         let rescue = self.needs_rescue().then(|| self.duties.rescue.unwrap_or_else(now));
         let folder = self.folder.is_none().then(|| self.duties.folder.unwrap_or_else(now));
-        [sync, mark, self.mark_sync_at(), dead, look, rescue, folder].into_iter().flatten().min()
+        [sync, mark, self.mark_sync_at(), self.unlink_at(), look, rescue, folder].into_iter().flatten().min()
     }
 
     /// Whether a folder that could not be used is to be tried again now.
@@ -465,8 +475,8 @@ impl State {
         self.write_given();
         let sync = self.take_unsynced(now);
         let rescue = self.begin_rescue(now);
-        let dead = self.duties.dead && !self.duties.mark_suspect;
-        let sync_mark = dead || mark_due && !self.duties.mark_suspect;
+        let unlink = self.unlink_at().is_some_and(|at| now >= at);
+        let sync_mark = unlink || mark_due && !self.duties.mark_suspect;
         let mut written = true;
         if sync_mark || self.duties.mark.is_some_and(|since| now >= since + MARK_AFTER) {
             written = self.write_mark();
@@ -476,7 +486,7 @@ impl State {
         let mut dead = Vec::new();
         if mark.is_some() {
             self.duties.mark_sync = None;
-            self.duties.dead = false;
+            self.duties.dead = None;
             dead.extend(self.logs.values_mut().flat_map(|log| log.dead.drain(..)));
         }
         Due { sync, rescue, mark, dead }

@@ -45,7 +45,7 @@ impl State {
             if !evicted {
                 return Err(NoRoom::Newest);
             }
-            self.duties.dead = true;
+            self.duties.dead.get_or_insert(now);
         }
         // On a disk that is nearly full the trouble is over only when there is room for more than one message.
         let enough = self.config.segment_bytes().min(ENOUGH);

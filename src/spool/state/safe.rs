@@ -83,7 +83,9 @@ impl State {
 
     /// Settled segments are kept until the mark is synced.
     pub(in crate::spool) fn keep_dead(&mut self, dead: Vec<Segment>) {
-        self.duties.dead |= !dead.is_empty();
+        if !dead.is_empty() {
+            self.duties.dead.get_or_insert_with(|| self.host.now());
+        }
         for segment in dead {
             if let Some(log) = self.logs.get_mut(&segment.owner.collector) {
                 log.dead.push(segment);

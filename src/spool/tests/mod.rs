@@ -492,3 +492,30 @@ fn what_is_confirmed_within_sync_after_is_never_synced_though_something_always_w
     let slow = syncs(Duration::from_millis(1500));
     assert!(slow >= 20, "{slow} syncs");
 }
+
+#[test]
+fn settled_segments_are_unlinked_together_while_others_wait_and_at_once_where_that_makes_room() {
+    const LOG: &str = "pg_locks";
+    // How often something was synced while 100 segments of a message each were settled, in two seconds.
+    let syncs = |max_bytes: u64| {
+        let sim = sim::Sim::new();
+        let config = Config { segment_bytes: 1, ..config(Path::new("/var/spool"), max_bytes) };
+        let spool = Spool::open_on(Arc::new(sim.clone()), config, LOGS.to_vec()).expect("nobody holds it");
+        spool.set_live(Some(1 << 20));
+        let before = sim.syncs();
+        let mut waits: Option<Id> = None;
+        for _ in 0..100 {
+            number(&spool, LOG);
+            spool.give();
+            spool.ack(LOG, waits.take());
+            waits = spool.take_fresh(LOG).map(|taken| taken.id);
+            sim.pass(Duration::from_millis(20));
+            spool.keep();
+        }
+        sim.syncs() - before
+    };
+    let roomy = syncs(1 << 30);
+    assert!((1..=3).contains(&roomy), "{roomy} syncs");
+    let narrow = syncs(700);
+    assert!(narrow >= 10 * roomy, "{narrow} syncs beside {roomy}");
+}

@@ -204,11 +204,14 @@ async fn through_spool(flow: &Flow) -> Measured {
     let spool = spool(&flow.dir, Duration::from_secs(1));
     let publisher = Line::begin(flow, &spool);
     let body = body(flow.bytes);
+    // As many as are in flight, and what the publisher takes until there are more: those that wait for it would be older
+    // than sync_after before they are confirmed, and the disk would be measured.
+    let most = flow.window + flow.window / 4;
     let watch = Watch::start();
     let mut numbered = 0;
     while numbered < flow.count {
         let waiting = usize::try_from(spool.messages(LOG)).unwrap();
-        for _ in waiting..(flow.window * 2).min(waiting + usize::try_from(flow.count - numbered).unwrap()) {
+        for _ in waiting..most.min(waiting + usize::try_from(flow.count - numbered).unwrap()) {
             spool.number(DRAFT, |_| Ok(body.clone())).unwrap();
             numbered += 1;
         }

@@ -393,11 +393,16 @@ impl Spool {
             self.state().rescued(&collector, original, synced);
         }
         if let Some((mark, generation)) = due.mark {
-            let synced = mark.sync();
-            let mut state = self.state();
-            match synced {
-                Ok(()) => state.mark_synced(generation, due.dead),
+            match mark.sync() {
+                Ok(()) => {
+                    let dead = self.state().mark_synced(generation, due.dead);
+                    for segment in dead {
+                        let disposed = segment.dispose();
+                        self.state().disposed(&segment, disposed);
+                    }
+                }
                 Err(error) => {
+                    let mut state = self.state();
                     state.keep_dead(due.dead);
                     state.mark_sync_failed(&error);
                 }

@@ -1,6 +1,11 @@
 //! Safety: what is done when the disk does not take, keep or hold what was written, and when it is well again.
 
-use std::{io, path::Path, sync::Arc, time::Instant};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 use tracing::{error, info, warn};
 
@@ -70,15 +75,13 @@ impl State {
         self.not_safe(format!("cannot sync the mark: {error}"));
     }
 
-    /// The mark was synced: what it speaks of as settled may go.
-    pub(in crate::spool) fn mark_synced(&mut self, generation: u64, dead: Vec<Segment>) {
+    /// The mark was synced: tells which segments, of which it speaks as settled, may go.
+    pub(in crate::spool) fn mark_synced(&mut self, generation: u64, dead: Vec<Segment>) -> Vec<Segment> {
         if self.folder.as_mut().is_some_and(|folder| folder.mark.synced(generation)) {
-            for segment in &dead {
-                self.bury(segment);
-            }
-        } else {
-            self.keep_dead(dead);
+            return dead;
         }
+        self.keep_dead(dead);
+        Vec::new()
     }
 
     /// Settled segments are kept until the mark is synced.
@@ -93,9 +96,9 @@ impl State {
         }
     }
 
-    /// Takes a settled segment's file away, or sets it aside where it is damaged.
-    fn bury(&mut self, segment: &Segment) {
-        match segment.dispose() {
+    /// A settled segment's file was taken away, or set aside under the name told.
+    pub(in crate::spool) fn disposed(&mut self, segment: &Segment, disposed: io::Result<Option<PathBuf>>) {
+        match disposed {
             Ok(Some(aside)) => {
                 warn!(path = %aside.display(), "a segment in which damage was found is set aside under this name");
                 self.aside.push((aside, segment.end));

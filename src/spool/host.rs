@@ -174,7 +174,7 @@ impl File for fs::File {
     }
 
     fn write_both_at(&self, first: &[u8], second: &[u8], at: u64) -> io::Result<()> {
-        // Copying so little costs less than telling the system of two pieces, or than asking for memory.
+        // Copying so little costs less than telling the system of two pieces.
         let mut both = [0; 4096];
         if let Some(both) = both.get_mut(..first.len() + second.len()) {
             let (begin, end) = both.split_at_mut(first.len());

@@ -245,22 +245,20 @@ impl State {
         let spare = live.filter(|_| memory <= MEMORY_BYTES);
         let log = self.log(&name);
         let before = log.memory_bytes();
-        // What the disk said, where it was asked.
-        let said = match room {
-            Ok(()) => Some(log.append(batch, seen, segment, live, spare).err()),
-            Err(NoRoom::Newest) => {
-                log.refuse(&batch, Reason::Evicted);
-                None
+        match room {
+            Ok(()) => {
+                let written = log.append(batch, seen, segment, live, spare);
+                self.disk_trouble(written.err());
             }
+            // The disk was not asked: nothing is known of it.
+            Err(NoRoom::Newest) => log.refuse(&batch, Reason::Evicted),
             Err(NoRoom::Disk(why)) => {
                 log.keep_in_memory(batch, spare);
-                Some(Some(why))
+                self.disk_trouble(Some(why));
             }
-        };
-        let (in_memory, refused, settled) = (log.memory_bytes() > before, !log.losses.is_empty(), log.is_settled());
-        if let Some(trouble) = said {
-            self.disk_trouble(trouble);
         }
+        let log = self.log(&name);
+        let (in_memory, refused, settled) = (log.memory_bytes() > before, !log.losses.is_empty(), log.is_settled());
         self.after_change();
         if in_memory || refused {
             // Before its number is, so that a next run knows what became of it.
@@ -347,7 +345,7 @@ impl State {
         if earlier || self.duties.mark.is_some() {
             return self.write_mark();
         }
-        let settled = log.runs.get(&run).map_or(0, RunLog::settled_to);
+        let settled = log.settled_to();
         let Some(folder) = self.folder.as_mut() else { return false };
         let written = folder.mark.settle(collector, run, settled);
         if let Err(error) = written {

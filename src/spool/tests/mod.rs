@@ -430,13 +430,19 @@ fn memory_is_bounded_however_the_disk_fails_and_the_trouble_is_told_all_the_whil
     }
 }
 
+/// A spool beside a broker, on a machine that counts the calls to its disk.
+fn simulated(segment_bytes: u64, max_bytes: u64) -> (sim::Sim, Spool) {
+    let sim = sim::Sim::new();
+    let config = Config { segment_bytes, ..config(Path::new("/var/spool"), max_bytes) };
+    let spool = Spool::open_on(Arc::new(sim.clone()), config, LOGS.to_vec()).expect("nobody holds it");
+    spool.set_live(Some(1 << 20));
+    (sim, spool)
+}
+
 #[test]
 fn a_message_costs_the_disk_no_more_calls_than_these() {
     const LOG: &str = "pg_locks";
-    let sim = sim::Sim::new();
-    let config = Config { segment_bytes: 1 << 20, ..config(Path::new("/var/spool"), 1 << 30) };
-    let spool = Spool::open_on(Arc::new(sim.clone()), config, LOGS.to_vec()).expect("nobody holds it");
-    spool.set_live(Some(1 << 20));
+    let (sim, spool) = simulated(1 << 20, 1 << 30);
     let cost = |work: &dyn Fn()| {
         let before = sim.calls();
         work();
@@ -467,10 +473,7 @@ fn a_message_costs_the_disk_no_more_calls_than_these() {
 #[test]
 fn what_is_confirmed_within_sync_after_is_never_synced_though_something_always_waits() {
     const LOG: &str = "pg_locks";
-    let sim = sim::Sim::new();
-    let config = Config { segment_bytes: 1 << 20, ..config(Path::new("/var/spool"), 1 << 30) };
-    let spool = Spool::open_on(Arc::new(sim.clone()), config, LOGS.to_vec()).expect("nobody holds it");
-    spool.set_live(Some(1 << 20));
+    let (sim, spool) = simulated(1 << 20, 1 << 30);
     // Each is confirmed after `age`, when the one behind it waits already.
     let syncs = |age: Duration| {
         let mut waits: Option<Id> = None;
@@ -498,10 +501,7 @@ fn settled_segments_are_unlinked_together_while_others_wait_and_at_once_where_th
     const LOG: &str = "pg_locks";
     // How often something was synced while 100 segments of a message each were settled, in two seconds.
     let syncs = |max_bytes: u64| {
-        let sim = sim::Sim::new();
-        let config = Config { segment_bytes: 1, ..config(Path::new("/var/spool"), max_bytes) };
-        let spool = Spool::open_on(Arc::new(sim.clone()), config, LOGS.to_vec()).expect("nobody holds it");
-        spool.set_live(Some(1 << 20));
+        let (sim, spool) = simulated(1, max_bytes);
         let before = sim.syncs();
         let mut waits: Option<Id> = None;
         for _ in 0..100 {

@@ -103,15 +103,19 @@ fn append(rounds: usize) -> Vec<Figure> {
     figures
 }
 
-/// Puts messages into a new spool and leaves them there.
+/// Puts messages into a new spool and leaves them there as an outage does: synced meanwhile.
 pub(crate) fn backlog(folder: &Folder, bytes: usize, count: u64) -> std::path::PathBuf {
     let dir = folder.path().join("backlog");
-    let spool = publish::spool(&dir, Duration::from_secs(3600));
+    let spool = publish::spool(&dir, Duration::from_nanos(1));
     let body = publish::body(bytes);
-    for _ in 0..count {
+    for number in 1..=count {
         spool.number(publish::DRAFT, |_| Ok(body.clone())).unwrap();
+        if number % 4096 == 0 || number == count {
+            spool.keep();
+        }
     }
     spool.close();
+    assert_eq!((spool.messages(publish::LOG), spool.trouble()), (count, None));
     dir
 }
 

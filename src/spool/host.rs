@@ -174,14 +174,6 @@ impl File for fs::File {
     }
 
     fn write_both_at(&self, first: &[u8], second: &[u8], at: u64) -> io::Result<()> {
-        // Copying so little costs less than telling the system of two pieces.
-        let mut both = [0; 4096];
-        if let Some(both) = both.get_mut(..first.len() + second.len()) {
-            let (begin, end) = both.split_at_mut(first.len());
-            begin.copy_from_slice(first);
-            end.copy_from_slice(second);
-            return FileExt::write_all_at(self, both, at);
-        }
         let pieces = [IoSlice::new(first), IoSlice::new(second)];
         let written = retry_on_intr(|| pwritev(self, &pieces, at))?;
         // All of it, but on a disk that is nearly full.

@@ -28,7 +28,7 @@ use super::{
     host::{File, Host, Kind, Machine, Open},
     log::{Log, Taken},
     mark::{Loss, Marked},
-    segment::{Found, Segment},
+    segment::{Found, Segment, View},
 };
 use crate::event::status::Reason;
 
@@ -84,9 +84,10 @@ pub fn look(folder: &Path) -> Result<Outside, Error> {
 /// # Errors
 /// As [`look`].
 pub fn verify(folder: &Path, read: &mut dyn FnMut(u64)) -> Result<Outside, Error> {
+    let mut view = View::reading_on();
     let mut look = || {
         Outside::find(folder, &mut |host, path, expected| {
-            let found = Segment::verify(host, path, expected)?;
+            let found = Segment::verify(host, path, expected, &mut view)?;
             read(path.symlink_metadata().map_or(0, |file| file.len()));
             Ok(found)
         })

@@ -101,7 +101,7 @@ struct Footer {
 impl Segment {
     /// Opens a file and finds out what it holds: by its footer, or by reading it all.
     pub fn open(host: &Arc<dyn Host>, path: &Path, expected: &Expected<'_>) -> Result<Found, OpenError> {
-        Self::find(host, path, expected, true)
+        Self::find(host, path, expected, true, &mut View::reading_on())
     }
 
     /// Whose segment it is, as its header says; `None` where that cannot be told.
@@ -111,17 +111,28 @@ impl Segment {
         Some(header::decode(&bytes).ok()?.0.agent)
     }
 
-    /// As [`Segment::open`], believing nothing but the records themselves.
+    /// As [`Segment::open`], believing nothing but the records themselves, through a view that many segments may share.
     ///
     /// # Errors
     /// As [`Segment::open`].
-    pub fn verify(host: &Arc<dyn Host>, path: &Path, expected: &Expected<'_>) -> Result<Found, OpenError> {
-        let found = Self::find(host, path, expected, false)?;
+    pub fn verify(
+        host: &Arc<dyn Host>,
+        path: &Path,
+        expected: &Expected<'_>,
+        view: &mut View,
+    ) -> Result<Found, OpenError> {
+        let found = Self::find(host, path, expected, false, view)?;
         found.segment.release();
         Ok(found)
     }
 
-    fn find(host: &Arc<dyn Host>, path: &Path, expected: &Expected<'_>, believe: bool) -> Result<Found, OpenError> {
+    fn find(
+        host: &Arc<dyn Host>,
+        path: &Path,
+        expected: &Expected<'_>,
+        believe: bool,
+        view: &mut View,
+    ) -> Result<Found, OpenError> {
         let io = |source| OpenError::Io { path: path.to_owned(), source };
         let file = host.open(path, Open::Existing).map_err(io)?;
         let mut bytes = [0; HEADER_LEN];
@@ -149,7 +160,7 @@ impl Segment {
             let found = Found { segment, held, damaged: Ranges::default(), holes: Vec::new() };
             return Ok(if damaged { found.without_header() } else { found });
         }
-        let found = segment.scan(footer.as_ref()).map_err(io)?;
+        let found = segment.scan(footer.as_ref(), view).map_err(io)?;
         match (damaged, found.held.count()) {
             (false, _) => Ok(found),
             // Checksums begin with the run: it is no other's.
@@ -182,12 +193,12 @@ impl Segment {
     }
 
     /// Reads all records; the segment then ends behind the last one. What lies behind is cut off by the next append.
-    fn scan(mut self, footer: Option<&Footer>) -> io::Result<Found> {
+    fn scan(mut self, footer: Option<&Footer>, view: &mut View) -> io::Result<Found> {
         let (mut held, mut damaged, mut holes) = (Ranges::default(), Ranges::default(), Vec::new());
         let (mut at, mut after, mut end, mut hole) = (HEADER, self.first.saturating_sub(1), HEADER, false);
-        let mut view = View::reading_on();
+        view.turn();
         loop {
-            match self.step(&mut view, at, after)? {
+            match self.step(view, at, after)? {
                 Step::Record(record, next) => {
                     // Without bytes that are no record between them, numbers are left out on purpose.
                     if std::mem::take(&mut hole) {

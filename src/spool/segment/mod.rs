@@ -26,12 +26,15 @@ pub use find::{Expected, Found, OpenError};
 use super::{
     header::{self, HEADER, HEADER_LEN, Owner},
     host::{File, Host, Open, read_around},
-    record::{self, HEAD, Head},
+    record::{self, HEAD, Head, field},
 };
 use crate::units::Time;
 
 /// Bytes of a footer.
 const FOOTER: u64 = HEAD as u64 + 16;
+
+/// Records of up to so many bytes are copied into one piece, which costs less than telling the system of two.
+const TOGETHER: usize = 4096;
 
 /// A segment file that is open.
 #[derive(Debug)]
@@ -67,6 +70,8 @@ pub struct Segment {
     /// Open as long as something is written or read: a spool may have more segments than a process may have files.
     file: RefCell<Option<Arc<dyn File>>>,
     salt: u32,
+    /// Where a short record is put together: fresh memory for each would cost more than the copy.
+    together: Vec<u8>,
 }
 
 /// How a segment ends.
@@ -102,15 +107,17 @@ pub enum Step {
     End,
 }
 
-/// A piece of a segment in memory, and what was looked at in it last. One that reads ahead sees many records for one call
-/// to the system.
+/// A piece of a segment in memory, and the record in it that was looked at last. One that reads ahead sees many records for
+/// one call to the system.
 #[derive(Debug, Default)]
 pub struct View {
     ahead: usize,
     bytes: Vec<u8>,
     /// Where the piece begins in the file.
     from: u64,
-    /// What was looked at last, within `bytes`.
+    /// How many of `bytes` are the file's.
+    held: usize,
+    /// The record that was looked at last, within `bytes`.
     seen: Range<usize>,
 }
 
@@ -121,32 +128,43 @@ impl View {
         Self { ahead: 256 << 10, ..Self::default() }
     }
 
+    /// Forgets what it holds: another segment comes.
+    fn turn(&mut self) {
+        self.held = 0;
+    }
+
     /// What lies at a place, which must end within the segment.
     fn see(&mut self, segment: &Segment, at: u64, len: usize) -> io::Result<&[u8]> {
         let begin = at.checked_sub(self.from).and_then(|begin| usize::try_from(begin).ok());
-        let held = begin.filter(|begin| begin.saturating_add(len) <= self.bytes.len());
-        if held.is_none() {
+        let begin = begin.filter(|begin| begin.saturating_add(len) <= self.held);
+        if begin.is_none() {
             let rest = usize::try_from(segment.end.saturating_sub(at)).unwrap_or(usize::MAX);
-            self.bytes.resize(len.max(self.ahead.min(rest)), 0);
-            self.from = at;
-            if let Err(error) = segment.bytes(&mut self.bytes, at) {
-                self.bytes.clear();
-                return Err(error);
+            let wanted = len.max(self.ahead.min(rest));
+            if self.bytes.len() < wanted {
+                self.bytes.resize(wanted, 0);
             }
+            self.held = 0;
+            segment.bytes(self.bytes.get_mut(..wanted).unwrap_or_default(), at)?;
+            (self.from, self.held) = (at, wanted);
         }
-        let begin = held.unwrap_or(0);
+        let begin = begin.unwrap_or(0);
         self.seen = begin..begin + len;
         Ok(self.bytes.get(self.seen.clone()).unwrap_or_default())
     }
 
     /// The payload of the record that was seen last.
     pub fn payload(&self) -> &[u8] {
-        self.bytes.get(self.seen.clone()).unwrap_or_default()
+        self.bytes.get(self.seen.clone()).and_then(|record| record.get(HEAD..)).unwrap_or_default()
     }
 
     /// The same, taken out of the view.
-    pub fn into_payload(self) -> Vec<u8> {
-        if self.seen == (0..self.bytes.len()) { self.bytes } else { self.payload().to_owned() }
+    pub fn into_payload(mut self) -> Vec<u8> {
+        if self.seen != (0..self.held) {
+            return self.payload().to_owned();
+        }
+        self.bytes.truncate(self.held);
+        self.bytes.drain(..HEAD.min(self.held));
+        self.bytes
     }
 }
 
@@ -206,6 +224,7 @@ impl Segment {
             path,
             host,
             file: RefCell::new(Some(file)),
+            together: Vec::new(),
         }
     }
 
@@ -247,7 +266,15 @@ impl Segment {
         let at = self.end;
         let bytes = record::encode(head, payload, self.salt);
         let file = self.file()?;
-        if let Err(error) = file.write_both_at(&bytes, payload, at) {
+        let written = if bytes.len() + payload.len() <= TOGETHER {
+            self.together.clear();
+            self.together.extend_from_slice(&bytes);
+            self.together.extend_from_slice(payload);
+            file.write_all_at(&self.together, at)
+        } else {
+            file.write_both_at(&bytes, payload, at)
+        };
+        if let Err(error) = written {
             // What stays behind if this fails too is invalid bytes, which every reader passes over.
             let _best_effort = file.set_len(at);
             return Err(error);
@@ -276,6 +303,7 @@ impl Segment {
 
     /// Writes the footer of a segment that takes no more records and whose records are on disk, or will be no later than it.
     pub fn foot(&mut self) -> io::Result<()> {
+        self.together = Vec::new();
         if std::mem::replace(&mut self.tail, Tail::Footed) == Tail::Footed || self.damaged {
             return Ok(());
         }
@@ -373,14 +401,12 @@ impl Segment {
         if at + HEAD as u64 > self.end {
             return Ok(None);
         }
-        let mut bytes = [0; HEAD];
-        bytes.copy_from_slice(view.see(self, at, HEAD)?);
-        let head = Head::decode(&bytes);
+        let head = Head::decode(&field(view.see(self, at, HEAD)?, 0));
         if head.len > record::MAX_PAYLOAD || at + head.record_len() > self.end {
             return Ok(None);
         }
-        let payload = view.see(self, at + HEAD as u64, head.len as usize)?;
-        Ok(record::check(&bytes, payload, self.salt).then_some(head))
+        let record = view.see(self, at, HEAD + head.len as usize)?;
+        Ok(record::check(record, self.salt).then_some(head))
     }
 
     /// The next place from `from` on where a valid record above `after`, or the footer, begins.

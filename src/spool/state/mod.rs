@@ -1,21 +1,17 @@
-//! The spool's state behind its lock: the logs, what must be told, and what is due when. No method waits for a sync.
+//! The spool's state behind its lock: the logs, and what must be told. No method waits for a sync.
 
+mod duties;
 mod room;
 mod safe;
 mod tell;
 mod unsynced;
 
-use std::{
-    collections::BTreeMap,
-    io,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use duties::Duties;
 use room::NoRoom;
 pub(super) use safe::sync_names;
 use unsynced::Unsynced;
@@ -24,14 +20,13 @@ use super::{
     Config, Draft,
     folder::{self, Folder},
     header::Owner,
-    host::{File, Host},
+    host::Host,
     ledger::Ledger,
-    log::{self, Log, RunLog, Settled},
+    log::{Log, RunLog, Settled},
     mark::Loss,
     outlook::Outlook,
     ranges::Ranges,
     record,
-    segment::{Copy, Segment},
 };
 use crate::{
     event::{batch::Batch, status::Reason},
@@ -61,7 +56,7 @@ pub(super) struct State {
     /// Bytes that each log may keep in memory for the publisher; `None` while there is no broker.
     pub(super) live: Option<usize>,
     pub(super) seen: (u64, Instant),
-    pub(super) duties: Duties,
+    duties: Duties,
     pub(super) trouble: Trouble,
     pub(super) space: (Instant, u64),
     pub(super) importance: Vec<&'static str>,
@@ -79,51 +74,8 @@ pub(super) struct Trouble {
     pub(super) syncing: Option<String>,
 }
 
-/// When what must be done.
-#[derive(Debug, Default)]
-pub(super) struct Duties {
-    /// What of each log is not yet synced.
-    unsynced: BTreeMap<Arc<str>, Unsynced>,
-    /// The mark's slots differ from what was written since.
-    pub(super) mark: Option<Instant>,
-    /// The mark differs from what was synced since, and by how many messages.
-    pub(super) mark_sync: Option<(Instant, u32)>,
-    /// Since when segments could be unlinked.
-    dead: Option<Instant>,
-    /// When ages and files were last looked at.
-    pub(super) looked: Option<Instant>,
-    /// The mark could not be written when that was last tried.
-    pub(super) mark_failed: bool,
-    /// The mark itself could not be synced.
-    pub(super) mark_suspect: bool,
-    /// When a folder that could not be used is tried again.
-    pub(super) folder: Option<Instant>,
-    /// Not before then are files rescued again.
-    pub(super) rescue: Option<Instant>,
-}
-
-/// Acks are written into the mark at the latest after this: so much comes twice after a kill.
-const MARK_AFTER: Duration = Duration::from_secs(1);
-/// A written mark is synced at the latest after this, while something waits.
-const MARK_SYNC_AFTER: Duration = Duration::from_secs(10);
-/// And after this while nothing waits: what was confirmed since is declared after a power cut.
-const MARK_SYNC_AT_REST: Duration = Duration::from_secs(60);
-/// Sooner where so many messages were numbered meanwhile.
-const MARK_SYNC_MESSAGES: u32 = 64;
-/// How often the age of what waits, and whether all files are there, is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How long it takes until files are rescued again after that failed, and until an unusable folder is tried again.
-const RESCUE_AFTER: Duration = Duration::from_secs(10);
 /// What may be in memory only, all logs together, while the disk is full.
 const MEMORY_BYTES: usize = 8 << 20;
-
-/// What is due now, taken out of the state so that the disk holds nobody up.
-pub(super) struct Due {
-    pub(super) sync: Vec<(Arc<str>, log::Unsynced)>,
-    pub(super) rescue: Vec<(Arc<str>, log::Key, io::Result<Copy>)>,
-    pub(super) mark: Option<(Arc<dyn File>, u64)>,
-    pub(super) dead: Vec<Segment>,
-}
 
 impl State {
     /// The state without a disk.
@@ -236,7 +188,7 @@ impl State {
         };
         let bytes = batch.body.len() as u64 + record::HEAD as u64;
         let now = self.host.now();
-        if self.duties.looked.is_none_or(|last| now >= last + LOOK_EVERY) {
+        if self.duties.is_time_to_look(now) {
             self.look_for_files(now);
         }
         let (seen, segment, live) = (self.seen_ms(now), self.config.segment_bytes(), self.live);
@@ -401,92 +353,5 @@ impl State {
                 false
             }
         }
-    }
-
-    /// Whether something waits: for its confirm, or to be told.
-    fn waits(&self) -> bool {
-        let untold = self.lost.iter().next().is_some() || self.previous.iter().next().is_some();
-        untold || self.logs.values().any(|log| !log.is_settled())
-    }
-
-    /// When the mark is to be synced.
-    fn mark_sync_at(&self) -> Option<Instant> {
-        let (since, messages) = self.duties.mark_sync?;
-        let many = messages >= MARK_SYNC_MESSAGES;
-        let after = match (many, self.waits()) {
-            (true, _) => MARK_AFTER,
-            (false, true) => MARK_SYNC_AFTER,
-            (false, false) => MARK_SYNC_AT_REST,
-        };
-        self.folder.as_ref().filter(|_| !self.duties.mark_suspect).map(|_| since + after)
-    }
-
-    /// When segments are unlinked, for which the mark is synced: at once where that makes room or nothing waits; else all of
-    /// a while together, for a broker on the same disk has syncs of its own to do.
-    fn unlink_at(&self) -> Option<Instant> {
-        let since = self.duties.dead.filter(|_| !self.duties.mark_suspect && !self.duties.mark_failed)?;
-        let dead: u64 = self.logs.values().flat_map(|log| &log.dead).map(|segment| segment.end).sum();
-        let room = self.used() + dead <= self.allowed() && self.trouble.writing.is_none();
-        Some(if room && self.waits() { since + MARK_AFTER } else { since })
-    }
-
-    pub(super) fn next_duty(&self) -> Option<Instant> {
-        let now = || self.host.now();
-        let sync =
-            self.duties.unsynced.values().filter_map(Unsynced::since).min().map(|since| since + self.config.sync_after);
-        let mark = self.duties.mark.map(|since| since + MARK_AFTER);
-        let look = self.waits().then(|| self.duties.looked.map_or_else(now, |last| last + LOOK_EVERY));
-        let rescue = self.needs_rescue().then(|| self.duties.rescue.unwrap_or_else(now));
-        let folder = self.folder.is_none().then(|| self.duties.folder.unwrap_or_else(now));
-        [sync, mark, self.mark_sync_at(), self.unlink_at(), look, rescue, folder].into_iter().flatten().min()
-    }
-
-    /// Whether a folder that could not be used is to be tried again now.
-    pub(super) fn try_folder(&mut self) -> bool {
-        let now = self.host.now();
-        let due = self.folder.is_none() && self.duties.folder.is_some_and(|at| now >= at);
-        if due || self.duties.folder.is_none() {
-            self.duties.folder = Some(now + RESCUE_AFTER);
-        }
-        due
-    }
-
-    /// The files of logs in which something has waited for `sync_after`, all that was written to them since included.
-    fn take_unsynced(&mut self, now: Instant) -> Vec<(Arc<str>, log::Unsynced)> {
-        let mut sync = Vec::new();
-        for (name, unsynced) in &mut self.duties.unsynced {
-            let Some(last) = unsynced.take_due(now, self.config.sync_after) else { continue };
-            let log = self.logs.get_mut(name).filter(|log| !log.is_settled() && log.settled_to() < last);
-            let Some(log) = log else { continue };
-            *unsynced = Unsynced::default();
-            sync.extend(log.unsynced().into_iter().map(|file| (Arc::clone(name), file)));
-        }
-        sync
-    }
-
-    pub(super) fn due(&mut self, now: Instant) -> Due {
-        let mark_due = self.mark_sync_at().is_some_and(|at| now >= at);
-        if mark_due || self.duties.looked.is_none_or(|last| now >= last + LOOK_EVERY) {
-            self.look_for_files(now);
-            self.age();
-        }
-        self.write_given();
-        let sync = self.take_unsynced(now);
-        let rescue = self.begin_rescue(now);
-        let unlink = self.unlink_at().is_some_and(|at| now >= at);
-        let sync_mark = unlink || mark_due && !self.duties.mark_suspect;
-        let mut written = true;
-        if sync_mark || self.duties.mark.is_some_and(|since| now >= since + MARK_AFTER) {
-            written = self.write_mark();
-        }
-        // A mark that cannot be written or synced does not let go of what it speaks of.
-        let mark = self.folder.as_ref().filter(|_| sync_mark && written).map(|folder| folder.mark.to_sync());
-        let mut dead = Vec::new();
-        if mark.is_some() {
-            self.duties.mark_sync = None;
-            self.duties.dead = None;
-            dead.extend(self.logs.values_mut().flat_map(|log| log.dead.drain(..)));
-        }
-        Due { sync, rescue, mark, dead }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use tracing::{error, info, warn};
 
-use super::{RESCUE_AFTER, State};
+use super::{State, duties::RESCUE_AFTER};
 use crate::spool::{
     chain,
     host::Host,

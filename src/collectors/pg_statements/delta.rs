@@ -5,7 +5,10 @@
 //!
 //! Pure.
 
-use std::collections::HashMap;
+use std::{
+    cmp::Ordering,
+    collections::{BinaryHeap, HashMap},
+};
 
 use super::counters::Counters;
 use crate::units::Time;
@@ -132,27 +135,69 @@ pub fn top<'a>(
     before: Before<'_>,
     limit: usize,
 ) -> (Vec<Ranked<'a>>, Option<Counters>) {
-    // Deltas are large and entries may be many: they are made again where they are needed.
-    let delta = |(_, (key, entry, _)): &(f64, Listed<'a>)| before.delta(key, entry);
-    // Of what no delta is known comes last; among equals, who ran longest since ever.
-    let found = |key, entry| before.delta(key, entry).map_or(-1.0, |delta| delta.total_exec_time);
-    let time = |(key, entry, same): Listed<'a>| if same { 0.0 } else { found(key, entry) };
-    let mut ranked: Vec<(f64, Listed<'a>)> = entries.map(|listed| (time(listed), listed)).collect();
-    let order = |(a, (a_key, a_entry, _)): &(f64, Listed<'a>), (b, (b_key, b_entry, _)): &(f64, Listed<'a>)| {
-        b.total_cmp(a).then_with(|| b_entry.ever.total_cmp(&a_entry.ever)).then_with(|| a_key.cmp(b_key))
-    };
-    if limit < ranked.len() {
-        ranked.select_nth_unstable_by(limit, order);
+    // Deltas are large and entries may be many: each is made once, and kept with those that lead so far only.
+    let (mut leading, mut others) = (BinaryHeap::<Candidate<'a>>::new(), None::<Counters>);
+    for (key, entry, same) in entries {
+        let delta = if same { None } else { before.delta(key, entry) };
+        // Of what no delta is known comes last.
+        let time = delta.as_ref().map_or(if same { 0.0 } else { -1.0 }, |delta| delta.total_exec_time);
+        let candidate = Candidate { time, key, entry, same, delta };
+        let beaten = leading.len() >= limit && leading.peek().is_none_or(|last| candidate >= *last);
+        let left_out = if beaten {
+            Some(candidate)
+        } else {
+            leading.push(candidate);
+            if leading.len() > limit { leading.pop() } else { None }
+        };
+        if let Some(delta) = left_out.and_then(|candidate| candidate.delta) {
+            others = Some(others.map_or_else(|| delta.clone(), |sum| sum.plus(&delta)));
+        }
     }
-    let rest = ranked.split_off(limit.min(ranked.len()));
-    ranked.sort_unstable_by(order);
+    let ranked: Vec<Ranked<'a>> = leading.into_sorted_vec().into_iter().map(|found| found.ranked(before)).collect();
     // A sum of nothing: 0 of all that this server counts.
-    let zero = ranked.iter().chain(&rest).find_map(delta).and_then(|any| any.since(&any));
-    let deltas = rest.iter().filter(|(_, (.., same))| !same).filter_map(delta);
-    let other = (!before.is_baseline()).then(|| deltas.fold(zero.unwrap_or_default(), |sum, delta| sum.plus(&delta)));
-    let with_delta = |(_, (key, entry, _)): (f64, Listed<'a>)| (key, entry, before.delta(key, entry));
-    (ranked.into_iter().map(with_delta).collect(), other)
+    let zero =
+        || ranked.iter().find_map(|(.., delta)| delta.as_ref()).and_then(|any| any.since(any)).unwrap_or_default();
+    let other = (!before.is_baseline()).then(|| others.unwrap_or_else(zero));
+    (ranked, other)
 }
+
+/// An entry that may have a row: the less, the sooner.
+struct Candidate<'a> {
+    /// What ran since, in milliseconds.
+    time: f64,
+    key: &'a Key,
+    entry: &'a Entry,
+    same: bool,
+    delta: Option<Counters>,
+}
+
+impl<'a> Candidate<'a> {
+    fn ranked(self, before: Before<'_>) -> Ranked<'a> {
+        (self.key, self.entry, if self.same { before.delta(self.key, self.entry) } else { self.delta })
+    }
+}
+
+impl Ord for Candidate<'_> {
+    /// Among equals, who ran longest since ever.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let by_time = other.time.total_cmp(&self.time);
+        by_time.then_with(|| other.entry.ever.total_cmp(&self.entry.ever)).then_with(|| self.key.cmp(other.key))
+    }
+}
+
+impl PartialOrd for Candidate<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Candidate<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Candidate<'_> {}
 
 #[cfg(test)]
 mod tests;

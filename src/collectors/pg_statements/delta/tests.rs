@@ -71,6 +71,32 @@ fn another_epoch_is_a_baseline() {
     assert_eq!(same.dealloc(None), None, "13 does not tell");
 }
 
+proptest! {
+    #[test]
+    fn those_kept_are_the_ones_that_sorting_all_finds(
+        runs in prop::collection::vec((0u64..20, 0u64..4), 0..40),
+        limit in 1usize..45,
+    ) {
+        let entries = |more: bool| -> Vec<_> {
+            let ran = |(id, (calls, since)): (usize, &(u64, u64))| (id as i64, calls + if more { *since } else { 0 }, None);
+            runs.iter().enumerate().map(ran).collect()
+        };
+        let (before, now) = (seen(true, &entries(false)), seen(true, &entries(true)));
+        let since = |key: &Key| runs[usize::try_from(key.queryid).unwrap()].1;
+        // Every other one that did not run is known not to have.
+        let same = |key: &Key| since(key) == 0 && key.queryid % 2 == 0;
+        let listed = now.entries.iter().map(|(key, entry)| (key, entry, same(key)));
+        let (kept, other) = top(listed, Before::of(Some(&before), "one"), limit);
+
+        let mut all: Vec<(&Key, &Entry)> = now.entries.iter().collect();
+        all.sort_by(|(a, x), (b, y)| since(b).cmp(&since(a)).then(y.ever.total_cmp(&x.ever)).then(a.cmp(b)));
+        let (first, rest) = all.split_at(limit.min(all.len()));
+        let want: Vec<_> = first.iter().map(|(key, entry)| (*key, *entry, Some(ran(since(key))))).collect();
+        prop_assert_eq!(kept, want);
+        prop_assert_eq!(other.map(|other| other.calls), Some(rest.iter().map(|(key, _)| since(key)).sum()));
+    }
+}
+
 #[test]
 fn what_ran_longest_since_is_kept_and_the_rest_is_summed() {
     let before = seen(true, &[(1, 449, None), (3, 0, None)]);

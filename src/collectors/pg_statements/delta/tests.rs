@@ -78,8 +78,8 @@ proptest! {
         limit in 1usize..45,
     ) {
         let entries = |more: bool| -> Vec<_> {
-            let ran = |(id, (calls, since)): (usize, &(u64, u64))| (id as i64, calls + if more { *since } else { 0 }, None);
-            runs.iter().enumerate().map(ran).collect()
+            let ran = |(id, (calls, since)): (i64, &(u64, u64))| (id, calls + if more { *since } else { 0 }, None);
+            (0..).zip(&runs).map(ran).collect()
         };
         let (before, now) = (seen(true, &entries(false)), seen(true, &entries(true)));
         let since = |key: &Key| runs[usize::try_from(key.queryid).unwrap()].1;

@@ -129,6 +129,9 @@ pub type Listed<'a> = (&'a Key, &'a Entry, bool);
 /// An entry with its delta.
 pub type Ranked<'a> = (&'a Key, &'a Entry, Option<Counters>);
 
+/// For so many rows there is room from the start; more make it themselves.
+const ROOM: usize = 1000;
+
 /// The `limit` entries with the most time since `before`, each with its delta, and the sum of what the others did since.
 pub fn top<'a>(
     entries: impl Iterator<Item = Listed<'a>>,
@@ -136,7 +139,8 @@ pub fn top<'a>(
     limit: usize,
 ) -> (Vec<Ranked<'a>>, Option<Counters>) {
     // Deltas are large and entries may be many: each is made once, and kept with those that lead so far only.
-    let (mut leading, mut others) = (BinaryHeap::<Candidate<'a>>::new(), None::<Counters>);
+    let room = limit.min(ROOM) + 1;
+    let (mut leading, mut others) = (BinaryHeap::<Candidate<'a>>::with_capacity(room), None::<Counters>);
     for (key, entry, same) in entries {
         let delta = if same { None } else { before.delta(key, entry) };
         // Of what no delta is known comes last.

@@ -154,7 +154,10 @@ pub fn top<'a>(
             if leading.len() > limit { leading.pop() } else { None }
         };
         if let Some(delta) = left_out.and_then(|candidate| candidate.delta) {
-            others = Some(others.map_or_else(|| delta.clone(), |sum| sum.plus(&delta)));
+            others = Some(match others {
+                Some(sum) => sum.plus(&delta),
+                None => delta,
+            });
         }
     }
     let ranked: Vec<Ranked<'a>> = leading.into_sorted_vec().into_iter().map(|found| found.ranked(before)).collect();

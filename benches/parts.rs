@@ -69,7 +69,7 @@ fn reading(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(MESSAGES)).sample_size(20);
     group.bench_function("recovery", |bencher| bencher.iter(|| open(folder.path(), Duration::from_secs(3600))));
     group.bench_function("verify", |bencher| {
-        bencher.iter(|| outside::verify(folder.path(), &mut |_| {}).unwrap().records);
+        bencher.iter(|| outside::verify(folder.path(), &|_| {}).unwrap().records);
     });
     group.bench_function("read", |bencher| {
         bencher.iter(|| {

@@ -99,7 +99,7 @@ pub(crate) fn read(by: By, dir: &Path) -> Measured {
                 while file.read(buffer).unwrap() > 0 {}
             }
         }
-        By::Spool => assert!(outside::verify(dir, &mut |_| {}).unwrap().is_whole()),
+        By::Spool => assert!(outside::verify(dir, &|_| {}).unwrap().is_whole()),
     }
     watch.stop()
 }

@@ -14,7 +14,7 @@ use crate::spool::outside::{self, Outside};
 pub(super) fn run(dir: &Path, json: bool) -> Outcome {
     let bytes = outside::bytes(dir);
     let bar = progress(bytes, "{bar:40} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}");
-    let verified = outside::verify(dir, &mut |read| bar.inc(read));
+    let verified = outside::verify(dir, &|read| bar.inc(read));
     bar.finish_and_clear();
     let outside = verified.map_err(failed)?;
     let sound = outside.is_whole() && outside.holes.is_empty();

@@ -102,7 +102,7 @@ pub fn owners(host: &dyn Host, folder: &Path) -> io::Result<BTreeSet<Uuid>> {
     Ok(owners)
 }
 
-/// Looks at everything in the folder, and changes nothing. `runs` are those that the mark knows; `open` reads a segment.
+/// Looks at everything in the folder, and changes nothing. `runs` are those that the mark knows; `open` reads segments.
 pub fn find(
     host: &Arc<dyn Host>,
     folder: &Path,
@@ -126,8 +126,13 @@ pub fn find(
     Ok(contents)
 }
 
-/// How a segment is read: believing its footer, or all of it.
-pub type Opener<'a> = &'a mut dyn FnMut(&Arc<dyn Host>, &Path, &Expected<'_>) -> Result<Found, OpenError>;
+/// How the segments of a log are read, in the order of their paths.
+pub type Opener<'a> = &'a dyn Fn(&Arc<dyn Host>, &[PathBuf], &Expected<'_>) -> Vec<Result<Found, OpenError>>;
+
+/// Reads them as a start does: believing the footers, one after the other.
+pub fn by_footers(host: &Arc<dyn Host>, paths: &[PathBuf], expected: &Expected<'_>) -> Vec<Result<Found, OpenError>> {
+    paths.iter().map(|path| Segment::open(host, path, expected)).collect()
+}
 
 fn segments(
     host: &Arc<dyn Host>,
@@ -136,20 +141,24 @@ fn segments(
     open: Opener<'_>,
     contents: &mut Contents,
 ) -> io::Result<()> {
-    let (mut found, &Expected { agent, collector, .. }) = (Vec::new(), expected);
+    let (mut paths, mut named) = (Vec::new(), Vec::new());
     for (name, kind) in host.list(folder)? {
         let path = folder.join(&name);
-        let Some((run, first)) = Segment::parse_name(&name).filter(|_| kind == Kind::File) else {
-            if name.ends_with(".seg.damaged") && kind == Kind::File {
-                contents.aside.push((path.clone(), size(&**host, &path)));
-            } else if name.ends_with(DRAFT) && kind == Kind::File {
-                contents.drafts.push(path);
-            } else {
-                contents.foreign(path);
-            }
-            continue;
-        };
-        match open(host, &path, expected) {
+        if let Some(numbers) = Segment::parse_name(&name).filter(|_| kind == Kind::File) {
+            paths.push(path);
+            named.push(numbers);
+        } else if name.ends_with(".seg.damaged") && kind == Kind::File {
+            contents.aside.push((path.clone(), size(&**host, &path)));
+        } else if name.ends_with(DRAFT) && kind == Kind::File {
+            contents.drafts.push(path);
+        } else {
+            contents.foreign(path);
+        }
+    }
+    let opened = open(host, &paths, expected);
+    let (mut found, &Expected { agent, collector, .. }) = (Vec::new(), expected);
+    for ((path, (run, first)), segment) in paths.into_iter().zip(named).zip(opened) {
+        match segment {
             Ok(segment) if segment.segment.owner.agent != agent => {
                 let of = segment.segment.owner.agent;
                 contents.remark(path, format!("is another agent's segment ({of}) and is left alone"));

@@ -25,7 +25,6 @@ use super::{
     host::{File, Host, Open},
     log::Log,
     mark::{Body, Loss, Mark, Marked},
-    segment::Segment,
 };
 
 /// A folder that is ours.
@@ -65,7 +64,7 @@ pub fn open(host: &Arc<dyn Host>, path: &Path, run_id: Uuid, known: &[&str]) -> 
     let lock = lock(&**host, path)?;
     let agent = agent_id(&**host, path).map_err(|source| failed(&path.join(AGENT), source))?;
     let (mark, marked) = own_mark(&**host, path, agent).map_err(|source| failed(&path.join(MARK), source))?;
-    let contents = contents::find(host, path, agent, &marked.runs(), &mut Segment::open);
+    let contents = contents::find(host, path, agent, &marked.runs(), &contents::by_footers);
     let mut contents = contents.map_err(|source| failed(path, source))?;
     let unreadable = contents.unreadable();
     contents.tidy_up(&**host);

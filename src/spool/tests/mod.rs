@@ -200,7 +200,7 @@ fn a_segment_of_which_nothing_is_left_is_damaged_and_not_missing() {
     };
     let len = std::fs::metadata(&path).expect("there").len();
     std::fs::write(&path, vec![0; usize::try_from(len).expect("small")]).expect("written");
-    assert!(!outside::verify(folder.path(), &mut |_| {}).expect("a spool").is_whole());
+    assert!(!outside::verify(folder.path(), &|_| {}).expect("a spool").is_whole());
     let (delivered, lost, reasons) = outcome(folder.path());
     assert_eq!((&lost, reasons), (&held, [Reason::Damaged].into()));
     assert!(delivered.is_disjoint(&lost) && delivered.len() + lost.len() == 40, "{delivered:?}");

@@ -294,8 +294,7 @@ proptest! {
         let mut real = fs::read(archive).unwrap();
         real.truncate(cut);
         fs::write(dir.join("pg_locks/00000001-0000000000000009.seg"), &real).unwrap();
-        let mut read = 0;
-        let outside = outside::verify(dir, &mut |bytes| read += bytes).unwrap();
+        let outside = outside::verify(dir, &|_| {}).unwrap();
         prop_assert!(outside.holder.is_none() && outside.records == 0);
         prop_assert!(outside.remarks.len() >= 2, "{outside:?} {flip}");
         prop_assert_eq!(outside::look(dir).unwrap().messages().count(), 0);
@@ -310,7 +309,7 @@ fn a_flipped_bit_anywhere_in_a_folder_is_looked_at_without_harm() {
     let dir =
         fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.path()).find(|path| path.is_dir()).unwrap();
     let whole = outside::look(&dir).unwrap().messages().count();
-    assert!(whole > 10 && outside::verify(&dir, &mut |_| {}).unwrap().holes.is_empty());
+    assert!(whole > 10 && outside::verify(&dir, &|_| {}).unwrap().holes.is_empty());
     let files: Vec<PathBuf> = everything(&dir).into_keys().filter(|path| path.extension().is_some()).collect();
     let mut flips = 0;
     for path in files {
@@ -319,7 +318,7 @@ fn a_flipped_bit_anywhere_in_a_folder_is_looked_at_without_harm() {
             let mut changed = bytes.clone();
             changed[at] ^= 1 << (at % 8);
             fs::write(&path, changed).unwrap();
-            let found = outside::verify(&dir, &mut |_| {}).unwrap();
+            let found = outside::verify(&dir, &|_| {}).unwrap();
             let waiting = outside::look(&dir).unwrap().messages().count();
             assert!(waiting + 1 >= whole, "{} at {at}: {waiting} of {whole}", path.display());
             assert!(at >= HEADER || !found.is_whole(), "{} at {at}: not told", path.display());

@@ -4,6 +4,7 @@
 #   benches/run.sh                    all parts, seven rounds each (about three quarters of an hour)
 #   benches/run.sh rounds=9 append    more rounds, and this part only; the parts: encode append read publish replay rest
 #                                     load start crowd server default size growth hour
+#   benches/run.sh order              writes build/running.ld anew: the functions that are to lie side by side (x86-64)
 #
 # Prints a table, and leaves results.json, results.svg and growth.svg in benches/out/.
 set -euo pipefail
@@ -11,4 +12,9 @@ cd "$(dirname "$0")/.."
 bash tests/servers.sh
 out=${BENCH_OUT:-benches/out}
 mkdir -p "$out"
+out=$(realpath "$out")
+# What users get is measured: beside the benches cargo builds the agent with what the tests switch on in its packages.
+cargo build --quiet --release
+cp "${CARGO_TARGET_DIR:-target}/release/postgres-agent" "$out/postgres-agent"
+export POSTGRES_AGENT_BINARY="$out/postgres-agent"
 cargo bench --quiet --profile release --bench whole -- "out=$out" "$@"

@@ -91,6 +91,11 @@ impl Scene {
 
     /// Starts the agent with an empty spool and an empty queue.
     pub(crate) fn start(&self, interval: Interval) -> Agent {
+        self.start_under(&[], interval)
+    }
+
+    /// Behind the beginning of a command line.
+    pub(crate) fn start_under(&self, under: &[String], interval: Interval) -> Agent {
         self.runtime.block_on(async {
             let (connection, channel) = rabbit::shared().channel().await;
             channel.queue_purge(self.name.into(), QueuePurgeOptions::default()).await.unwrap();
@@ -98,7 +103,7 @@ impl Scene {
         });
         let spool = self.folder.path().join("spool");
         _ = fs::remove_dir_all(&spool);
-        Agent::start(self.folder.path(), &self.config(&spool, interval))
+        Agent::start_under(under, self.folder.path(), &self.config(&spool, interval))
     }
 
     fn config(&self, spool: &Path, interval: Interval) -> String {

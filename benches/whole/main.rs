@@ -21,6 +21,8 @@ mod cell;
 mod chart;
 mod disk;
 mod growth;
+#[cfg(target_arch = "x86_64")]
+mod order;
 mod parts;
 mod publish;
 #[path = "../reference/mod.rs"]
@@ -43,6 +45,12 @@ fn main() {
         && cell == "cell"
     {
         return cell::Cell::run(text);
+    }
+    #[cfg(target_arch = "x86_64")]
+    match words.as_slice() {
+        [trace, list, command @ ..] if trace == "trace" => return order::trace(list, command),
+        [.., order] if order == "order" => return order::order(),
+        _ => {}
     }
     let value = |name: &str| words.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
     let rounds = value("rounds").map_or(7, |rounds| rounds.parse().expect("rounds=NUMBER"));

@@ -229,7 +229,7 @@ fn replay(rounds: usize) -> Vec<Figure> {
     }]
 }
 
-const REST: Load = Load { name: "at rest", statements: 1000, text: 200, waiters: 0, idle: 0 };
+pub(crate) const REST: Load = Load { name: "at rest", statements: 1000, text: 200, waiters: 0, idle: 0 };
 
 /// Five collectors beside 100 sessions and 1,000 statements, with nobody at work.
 fn rest(rounds: usize) -> Vec<Figure> {

@@ -4,11 +4,10 @@ use std::{collections::BTreeMap, process::Command};
 
 use crate::{
     parts::lone,
-    rig::{Folder, must},
+    rig::{Folder, agent::binary, must},
     table::{Bound, Figure},
 };
 
-const BINARY: &str = env!("CARGO_BIN_EXE_postgres-agent");
 const MIB: f64 = 1024.0 * 1024.0;
 /// So many parts are told.
 const PARTS: usize = 10;
@@ -16,7 +15,7 @@ const PARTS: usize = 10;
 pub(crate) fn size(_rounds: usize) -> Vec<Figure> {
     let folder = Folder::new("size");
     let stripped = folder.path().join("stripped");
-    must(Command::new("strip").arg("-o").arg(&stripped).arg(BINARY));
+    must(Command::new("strip").arg("-o").arg(&stripped).arg(binary()));
     let bytes = stripped.metadata().unwrap().len() as f64;
     let mut figures = vec![lone("size", "binary, stripped", "MiB", vec![bytes / MIB], Bound::Told)];
     let mut parts: Vec<(String, u64)> = by_crate().into_iter().collect();
@@ -33,7 +32,7 @@ pub(crate) fn size(_rounds: usize) -> Vec<Figure> {
 /// Bytes of functions and data by the crate that their name begins with.
 fn by_crate() -> BTreeMap<String, u64> {
     let mut sizes = BTreeMap::new();
-    for line in must(Command::new("nm").args(["--demangle", "--print-size", BINARY])).lines() {
+    for line in must(Command::new("nm").args(["--demangle", "--print-size"]).arg(binary())).lines() {
         let mut words = line.splitn(4, ' ').skip(1);
         let (Some(size), Some(_kind), Some(name)) = (words.next(), words.next(), words.next()) else { continue };
         let Ok(size) = u64::from_str_radix(size, 16) else { continue };

@@ -4,7 +4,7 @@
 //! unless its configuration has a table `[http]`.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -15,18 +15,22 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::warden;
 
+/// The binary: the one that was built beside whoever asks, unless `POSTGRES_AGENT_BINARY` names another.
+pub(crate) fn binary() -> OsString {
+    std::env::var_os("POSTGRES_AGENT_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_postgres-agent").into())
+}
+
 /// The binary with arguments, ready to run, in an environment without `PG*`, `AMQP*` and `POSTGRES_AGENT*`.
 pub(crate) fn command<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
     command_under(&[], args)
 }
 
 fn command_under<A: AsRef<OsStr>>(under: &[String], args: impl IntoIterator<Item = A>) -> Command {
-    const BINARY: &str = env!("CARGO_BIN_EXE_postgres-agent");
     let mut command = match under {
-        [] => Command::new(BINARY),
+        [] => Command::new(binary()),
         [program, more @ ..] => {
             let mut command = Command::new(program);
-            command.args(more).arg(BINARY);
+            command.args(more).arg(binary());
             command
         }
     };

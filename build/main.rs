@@ -17,6 +17,6 @@ fn main() {
     let chosen = env::var("CARGO_ENCODED_RUSTFLAGS").is_ok_and(|flags| flags.contains("fuse-ld="));
     if is("PROFILE", "release") && is("CARGO_CFG_TARGET_OS", "linux") && !chosen {
         let folder = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-        println!("cargo:rustc-link-arg-bins=-Wl,-T,{}", Path::new(&folder).join(LIST).display());
+        println!("cargo:rustc-link-arg-bins=-T{}", Path::new(&folder).join(LIST).display());
     }
 }

@@ -103,8 +103,8 @@ pub fn verify(folder: &Path, read: &(dyn Fn(u64) + Sync)) -> Result<Outside, Err
     Ok(verified)
 }
 
-/// Verifies two segments at a time: the checksums of one take as long as its bytes take to come from the page cache, and
-/// more than two would be felt on a database's host.
+/// Verifies two segments at a time: while the bytes of one come from the page cache, the checksums of the other are
+/// computed. More than two would be felt on a database's host.
 fn side_by_side(
     host: &Arc<dyn Host>,
     paths: &[PathBuf],

@@ -1,7 +1,7 @@
 //! Hands the linker the list of functions that an agent at rest runs (`running.ld`).
 //!
 //! The kernel maps the 64 KiB around each page of a program that is touched. Where those functions lie scattered, that is
-//! nearly all of the program; side by side, they are a third of it.
+//! four fifths of the code; side by side, they are a third of it.
 
 #![expect(clippy::print_stdout, reason = "that is how a build script speaks to cargo")]
 

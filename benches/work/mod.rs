@@ -1,7 +1,6 @@
 //! What the agent's parts have to do, without a server: timed by `benches/parts.rs`, counted by `tests/counts`.
 
 use std::{
-    collections::HashMap,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,7 +15,8 @@ use postgres_agent::{
         },
         pg_statements::{
             counters::Counters,
-            delta::{Before, Counted, Entry, Key, Seen, top},
+            delta::{Before, Seen, top},
+            entries::{Counted, Entries, Key},
         },
     },
     event::batch::Batch,
@@ -109,22 +109,26 @@ pub fn text() -> String {
 }
 
 /// 5,000 statements, and what they are when each has run three times more.
-pub fn statements() -> (Seen, HashMap<Key, Entry>) {
-    let entry = |calls: u64| {
+pub fn statements() -> (Seen, Entries) {
+    let counted = |calls: u64| {
         let counters =
             Counters { calls, total_exec_time: calls as f64 * 2.0, rows: Some(calls), ..Counters::default() };
-        Entry::new(Counted { counters, ..Counted::default() }, 0)
+        Counted { counters, ..Counted::default() }
     };
     let key = |queryid| Key { userid: 10, dbid: 5, queryid, toplevel: Some(true) };
-    let entries = |more: u64| (0..5000).map(|id: u64| (key(id.cast_signed()), entry(id + more))).collect();
+    let entries = |more: u64| {
+        let mut entries = Entries::with_capacity(5000);
+        (0..5000).for_each(|id: u64| entries.insert(key(id.cast_signed()), 0, counted(id + more)));
+        entries
+    };
     let before =
         Seen { epoch: "one".into(), clock: Time(0), complete: true, dealloc: None, entries: entries(0), changed: 0 };
     (before, entries(3))
 }
 
 /// Gives how many are kept.
-pub fn rank(before: &Seen, now: &HashMap<Key, Entry>) -> usize {
-    top(now.iter().map(|(key, entry)| (key, entry, false)), Before::of(Some(before), "one"), 100).0.len()
+pub fn rank(before: &Seen, now: &Entries) -> usize {
+    top(now, None, Before::of(Some(before), "one"), 100).0.len()
 }
 
 /// One who holds a table, and 400 who wait for it.
@@ -132,7 +136,7 @@ pub fn queue() -> Vec<Lock> {
     let lock = |pid: i32, granted: bool| Lock {
         object: Object { locktype: "relation".into(), database: Some(5), relation: Some(16_384), ..Object::default() },
         node: Node::Pid(pid),
-        transaction: format!("{pid}/1"),
+        transaction: format!("{pid}/1").into(),
         mode: "AccessExclusiveLock".into(),
         granted,
         wait_start: (!granted).then_some(Time(pid.into())),

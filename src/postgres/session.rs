@@ -298,7 +298,7 @@ async fn ask(
 async fn take_all(rows: RowStream, take: &mut (dyn FnMut(Row) + Send)) -> Result<(), tokio_postgres::Error> {
     let mut rows = std::pin::pin!(rows);
     while let Some(row) = rows.next().await {
-        take(Row(row?));
+        take(Row::new(row?));
     }
     Ok(())
 }

@@ -3,8 +3,9 @@
 //! The surprising thing: text from the server is bytes. The statements of sessions in databases of other encodings
 //! arrive raw, so text is decoded lossily and never fails a row. Infinite times are none.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::{borrow::Cow, cell::Cell as Place, net::IpAddr, str};
 
+use smol_str::{SmolStr, ToSmolStr};
 use tokio_postgres::types::{FromSql, ToSql, Type};
 
 use super::Error;
@@ -12,17 +13,26 @@ use crate::units::Time;
 
 /// One row of an answer.
 #[derive(Debug)]
-pub struct Row(pub(super) tokio_postgres::Row);
+pub struct Row {
+    row: tokio_postgres::Row,
+    /// Behind the column that was found last: mostly they are asked for in their order, and looking at all names each time
+    /// took more than half of what reading a row takes.
+    next: Place<usize>,
+}
 
 impl Row {
-    /// The value of a column, by its name or its position (faster with thousands of rows).
+    pub(super) fn new(row: tokio_postgres::Row) -> Self {
+        Self { row, next: Place::new(0) }
+    }
+
+    /// The value of a column, by its name or its position.
     ///
     /// # Errors
     /// [`Error::Decode`] if there is no such column, or if it is NULL or of another kind and `T` cannot hold that.
     #[expect(clippy::needless_pass_by_value, reason = "names and positions are copied")]
     pub fn get<T: Cell>(&self, column: impl Column) -> Result<T, Error> {
         let wrong = || Error::Decode { column: column.name(), wanted: T::WANTED };
-        let cell: Raw<'_> = column.raw(&self.0).ok_or_else(wrong)?;
+        let cell = self.raw(&column).ok_or_else(wrong)?;
         T::from_cell(cell).ok_or_else(wrong)
     }
 
@@ -32,7 +42,7 @@ impl Row {
     /// As [`Row::get`].
     pub fn text(&self, column: &str) -> Result<Option<Cow<'_, str>>, Error> {
         let wrong = || Error::Decode { column: column.name(), wanted: String::WANTED };
-        let cell = sealed::Raw::raw(&column, &self.0).ok_or_else(wrong)?;
+        let cell = self.raw(&column).ok_or_else(wrong)?;
         if cell.bytes.is_none() { Ok(None) } else { cell.text().map(Some).ok_or_else(wrong) }
     }
 
@@ -42,7 +52,7 @@ impl Row {
     /// [`Error::Decode`] if there is no such column, or if it does not hold whole records.
     pub fn records(&self, column: &str) -> Result<Vec<Record<'_>>, Error> {
         let wrong = || Error::Decode { column: column.name(), wanted: "records" };
-        let cell: Raw<'_> = self.0.try_get(column).map_err(|_| wrong())?;
+        let cell = self.raw(&column).ok_or_else(wrong)?;
         let mut rest = cell.bytes.filter(|_| cell.kind == Type::BYTEA).unwrap_or_default();
         let mut records = Vec::new();
         while !rest.is_empty() {
@@ -53,7 +63,21 @@ impl Row {
 
     /// Whether the answer has this column.
     pub fn has(&self, column: &str) -> bool {
-        self.0.columns().iter().any(|other| other.name() == column)
+        self.position(column).is_some()
+    }
+
+    fn raw(&self, column: &impl Column) -> Option<Raw<'_>> {
+        self.row.try_get(column.position(self)?).ok()
+    }
+
+    fn position(&self, name: &str) -> Option<usize> {
+        let columns = self.row.columns();
+        let (before, behind) = columns.split_at_checked(self.next.get())?;
+        let is = |column: &tokio_postgres::Column| column.name() == name;
+        let behind = behind.iter().position(is).map(|at| before.len() + at);
+        let found = behind.or_else(|| before.iter().position(is))?;
+        self.next.set(found + 1);
+        Some(found)
     }
 }
 
@@ -107,14 +131,19 @@ impl Cells for Record<'_> {
 }
 
 /// A column's name or position.
-pub trait Column: sealed::Raw {
+pub trait Column {
     /// For messages.
     fn name(&self) -> String;
+    /// Where it stands in a row, if it is there.
+    fn position(&self, row: &Row) -> Option<usize>;
 }
 
 impl Column for &str {
     fn name(&self) -> String {
         (*self).to_owned()
+    }
+    fn position(&self, row: &Row) -> Option<usize> {
+        row.position(self)
     }
 }
 
@@ -122,21 +151,8 @@ impl Column for usize {
     fn name(&self) -> String {
         self.to_string()
     }
-}
-
-mod sealed {
-    pub trait Raw {
-        fn raw<'a>(&self, row: &'a tokio_postgres::Row) -> Option<super::Raw<'a>>;
-    }
-    impl Raw for &str {
-        fn raw<'a>(&self, row: &'a tokio_postgres::Row) -> Option<super::Raw<'a>> {
-            row.try_get(*self).ok()
-        }
-    }
-    impl Raw for usize {
-        fn raw<'a>(&self, row: &'a tokio_postgres::Row) -> Option<super::Raw<'a>> {
-            row.try_get(*self).ok()
-        }
+    fn position(&self, _: &Row) -> Option<usize> {
+        Some(*self)
     }
 }
 
@@ -173,7 +189,9 @@ impl<'a> Raw<'a> {
                 | Type::CSTRING
                 | Type::CHAR
         );
-        self.bytes.filter(|_| is_text).map(String::from_utf8_lossy)
+        // To look for something else only where it is takes a tenth of the time.
+        let decode = |bytes| str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed);
+        self.bytes.filter(|_| is_text).map(decode)
     }
 
     /// The value by the driver's own rules, if the type is one of theirs.
@@ -206,6 +224,17 @@ impl Cell for String {
             return raw.plain::<IpAddr>().map(|address| address.to_string());
         }
         raw.text().map(Cow::into_owned)
+    }
+}
+
+/// As a `String`, and without one where it is short, as most are.
+impl Cell for SmolStr {
+    const WANTED: &'static str = String::WANTED;
+    fn from_cell(raw: Raw<'_>) -> Option<Self> {
+        if raw.kind == Type::INET {
+            return raw.plain::<IpAddr>().map(|address| address.to_smolstr());
+        }
+        raw.text().map(Self::from)
     }
 }
 

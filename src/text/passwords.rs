@@ -78,6 +78,29 @@ const ENDS: [&str; 23] = [
     "WHERE",
 ];
 
+/// Whether one can be in a text at all: a name of one, a URL, or what either can be spelled with so that it is not seen.
+/// Few texts have any of it, and all others need not be read.
+pub(super) fn can_be_in(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let (mut quote, mut newline) = (false, false);
+    bytes.iter().enumerate().any(|(at, byte)| {
+        let ends = |beginning: &[u8]| {
+            let read = at.checked_sub(beginning.len()).and_then(|start| bytes.get(start..at));
+            read.is_some_and(|read| read.eq_ignore_ascii_case(beginning))
+        };
+        quote |= *byte == b'\'';
+        newline |= matches!(byte, b'\n' | b'\r');
+        match byte {
+            // Escapes, and U&'…'.
+            b'\\' | b'%' | b'&' => true,
+            b'/' => ends(b":"),
+            b'w' | b'W' => ends(b"pass"),
+            // A literal that goes on behind a newline, and with it a name.
+            _ => quote && newline,
+        }
+    })
+}
+
 impl<'a> Passwords<'a> {
     pub(super) fn new(text: &'a str) -> Self {
         Self { text, spans: Vec::new(), depth: 0, phrase: None, word: "", role: false, value: None, open: false }

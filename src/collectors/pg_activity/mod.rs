@@ -4,7 +4,6 @@
 //! or plainly idle (an advisory lock), and it is the one that matters; so whoever blocks or is blocked has one too.
 
 use std::{
-    borrow::Cow,
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     time::Instant,
@@ -12,6 +11,7 @@ use std::{
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use smol_str::{SmolStr, ToSmolStr};
 
 use super::{
     CollectError, Collector, Context,
@@ -65,11 +65,11 @@ pub struct Row {
     /// Process id.
     pub pid: i32,
     /// The role that is logged in; nil for the server's own processes.
-    pub usename: Option<String>,
+    pub usename: Option<SmolStr>,
     /// As the session set it; 63 bytes at the most.
-    pub application_name: Option<String>,
+    pub application_name: Option<SmolStr>,
     /// The client's address; nil for Unix sockets.
-    pub client_addr: Option<String>,
+    pub client_addr: Option<SmolStr>,
     /// The client's TCP port; -1 for Unix sockets.
     pub client_port: Option<i32>,
     /// When the session began.
@@ -81,28 +81,28 @@ pub struct Row {
     /// When `state` last changed.
     pub state_change: Option<Time>,
     /// What kind of thing it waits for, such as `Lock` or `IO`; nil if it does not wait.
-    pub wait_event_type: Option<String>,
+    pub wait_event_type: Option<SmolStr>,
     /// What it waits for.
-    pub wait_event: Option<String>,
+    pub wait_event: Option<SmolStr>,
     /// `active`, `idle in transaction`, …; nil for the server's own processes and where the role may not see it.
-    pub state: Option<String>,
+    pub state: Option<SmolStr>,
     /// Its current statement, or its last one if it is not active; nil where the role may not see it, and where
     /// `privacy.query_text` is `off`.
     pub query: Option<String>,
     /// `client backend`, `parallel worker`, …
-    pub backend_type: Option<String>,
+    pub backend_type: Option<SmolStr>,
     /// The first group of `correlation_pattern` in `application_name`, in lower case.
     pub correlation_id: Option<String>,
     /// The database of the session.
-    pub datname: Option<String>,
+    pub datname: Option<SmolStr>,
     /// Of a parallel worker, the process that it works for.
     pub leader_pid: Option<i32>,
     /// Id of the statement, the same as in `pg_statements`. Nil before PostgreSQL 14, and where it is not computed.
-    pub query_id: Option<String>,
+    pub query_id: Option<SmolStr>,
     /// Its transaction id, if it has one.
-    pub backend_xid: Option<String>,
+    pub backend_xid: Option<SmolStr>,
     /// The oldest transaction that its snapshot needs, which holds back vacuum.
-    pub backend_xmin: Option<String>,
+    pub backend_xmin: Option<SmolStr>,
     /// Process ids that it waits for, those that only stand before it in a queue too (for a role without rights and on a
     /// standby the nearest of them); 0 for a prepared transaction. A leader waits for whom its parallel workers wait for.
     /// `pg_locks` tells more.
@@ -129,21 +129,21 @@ pub struct Summary {
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Sessions {
     /// The database.
-    pub datname: Option<String>,
+    pub datname: Option<SmolStr>,
     /// As in the rows.
-    pub state: Option<String>,
+    pub state: Option<SmolStr>,
     /// As in the rows.
-    pub wait_event_type: Option<String>,
+    pub wait_event_type: Option<SmolStr>,
     /// As in the rows.
-    pub wait_event: Option<String>,
+    pub wait_event: Option<SmolStr>,
     /// As in the rows.
-    pub backend_type: Option<String>,
+    pub backend_type: Option<SmolStr>,
     /// How many backends.
     pub count: u64,
 }
 
 /// `datname, state, wait_event_type, wait_event, backend_type`.
-type Kind<S> = [Option<S>; 5];
+type Kind = [Option<SmolStr>; 5];
 
 /// The collector.
 #[derive(Debug)]
@@ -209,24 +209,22 @@ impl PgActivity {
         // Of up to four bytes each; masking makes texts shorter, so twice as many are enough to fill them up again.
         let bytes = i64::try_from(self.config.query_max_chars.saturating_mul(8)).unwrap_or(i64::MAX);
         let bytes = bytes.clamp(MOST_BYTES.0, MOST_BYTES.1);
-        let mut without_texts = None;
-        let params = [Param::Ints(&pids), Param::Int(bytes)];
-        let rows = match session.query("pg_activity", BACKENDS, &params).await {
-            Err(error) if error.is_encoding() => {
-                without_texts = Some(error.to_string());
-                session.query("pg_activity", BACKENDS, &[Param::Ints(&pids), Param::Int(0)]).await?
-            }
-            rows => rows?,
-        };
-        let (mut seen, mut sessions) = (Seen { without_texts, ..Seen::default() }, Sums::default());
-        for row in &rows {
-            if let Err(error) = seen.take(row, &mut sessions, involved, &self.config, texts) {
+        let mut seen = Seen::default();
+        let note = |seen: &mut Seen, row: &postgres::Row| {
+            if let Err(error) = seen.take(row, involved, &self.config, texts) {
                 seen.unreadable.note(error);
             }
+        };
+        let params = [Param::Ints(&pids), Param::Int(bytes)];
+        match session.each("pg_activity", BACKENDS, &params, &mut |row| note(&mut seen, &row)).await {
+            Err(error) if error.is_encoding() => {
+                seen = Seen { without_texts: Some(error.to_string()), ..Seen::default() };
+                let params = [Param::Ints(&pids), Param::Int(0)];
+                session.each("pg_activity", BACKENDS, &params, &mut |row| note(&mut seen, &row)).await?;
+            }
+            answered => answered?,
         }
         seen.waiting.sort_unstable();
-        let owned = |kind: Kind<Cow<'_, str>>| kind.map(|text| text.map(Cow::into_owned));
-        seen.sessions = sessions.into_iter().map(|(kind, count)| (owned(kind), count)).collect();
         Ok(seen)
     }
 }
@@ -259,14 +257,12 @@ fn left_out(waiting: usize) -> Option<String> {
     Some(format!("{waiting} sessions wait for locks; of {more} it was not asked for whom"))
 }
 
-/// How many sessions there are of each kind, told by the texts as they came.
-type Sums<'a> = BTreeMap<Kind<Cow<'a, str>>, u64>;
-
 /// What was seen while the rows were read.
 #[derive(Default)]
 struct Seen {
     rows: Vec<Row>,
-    sessions: Vec<(Kind<String>, u64)>,
+    /// How many there are of each kind.
+    sessions: BTreeMap<Kind, u64>,
     leaders: BTreeMap<i32, i32>,
     /// Who waits for a lock, and since when its statement runs.
     waiting: Vec<(Option<Time>, i32)>,
@@ -277,17 +273,16 @@ struct Seen {
 }
 
 impl Seen {
-    fn take<'a>(
+    fn take(
         &mut self,
-        row: &'a postgres::Row,
-        sessions: &mut Sums<'a>,
+        row: &postgres::Row,
         involved: &BTreeSet<i32>,
         config: &Config,
         texts: &Policy,
     ) -> Result<(), Error> {
         let pid: i32 = row.get("pid")?;
         let leader: Option<i32> = row.get("leader_pid")?;
-        let text = |column: &str| row.text(column);
+        let text = |column: &str| row.get::<Option<SmolStr>>(column);
         // A leader names itself. What applies a transaction of logical replication has a leader too, but locks of its own.
         if let Some(leader) = leader.filter(|leader| *leader != pid)
             && text("backend_type")?.as_deref() == Some("parallel worker")
@@ -306,7 +301,7 @@ impl Seen {
         if hidden && (named || kind.first().is_some_and(Option::is_some)) {
             self.hidden += 1;
         }
-        *sessions.entry(kind).or_default() += 1;
+        *self.sessions.entry(kind).or_default() += 1;
         let wanted = state.is_some_and(|state| state != "idle") || involved.contains(&pid);
         if wanted && !row.get::<bool>("own")? {
             self.rows.push(read(row, hidden, config, texts)?);
@@ -316,10 +311,10 @@ impl Seen {
 }
 
 fn read(row: &postgres::Row, hidden: bool, config: &Config, texts: &Policy) -> Result<Row, Error> {
-    let whole: Option<String> = row.get::<Option<String>>("query")?.filter(|_| !hidden);
+    let whole = row.text("query")?.filter(|_| !hidden);
     let most = usize::try_from(config.query_max_chars).unwrap_or(usize::MAX);
     let cut: Option<bool> = row.get("cut")?;
-    let application_name: Option<String> = row.get("application_name")?;
+    let application_name: Option<SmolStr> = row.get("application_name")?;
     let trace = Trace::find(application_name.as_deref(), whole.as_deref());
     let (trace_id, span_id) = trace.map(|trace| (trace.trace_id, trace.span_id)).unzip();
     let query = whole.and_then(|whole| texts.clean(&whole, most));
@@ -343,7 +338,7 @@ fn read(row: &postgres::Row, hidden: bool, config: &Config, texts: &Policy) -> R
         application_name,
         datname: row.get("datname")?,
         leader_pid: row.get("leader_pid")?,
-        query_id: row.get::<Option<i64>>("query_id")?.map(|id| id.to_string()),
+        query_id: row.get::<Option<i64>>("query_id")?.map(|id| id.to_smolstr()),
         backend_xid: row.get("backend_xid")?,
         backend_xmin: row.get("backend_xmin")?,
         blocked_by: Vec::new(),
@@ -375,8 +370,8 @@ fn keep_important(rows: &mut Vec<Row>, limit: usize, blockers: &BTreeMap<i32, BT
     rows.sort_by_key(|row| (Reverse(row.query_start), row.pid));
 }
 
-fn summary(sessions: Vec<(Kind<String>, u64)>) -> Summary {
-    let one = |(kind, count): (Kind<String>, u64)| {
+fn summary(sessions: BTreeMap<Kind, u64>) -> Summary {
+    let one = |(kind, count): (Kind, u64)| {
         let [datname, state, wait_event_type, wait_event, backend_type] = kind;
         Sessions { datname, state, wait_event_type, wait_event, backend_type, count }
     };

@@ -9,6 +9,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use smol_str::SmolStr;
+
 use super::object::Object;
 use crate::units::Time;
 
@@ -18,7 +20,7 @@ pub enum Node {
     /// A process; a parallel worker is its leader.
     Pid(i32),
     /// A prepared transaction, by its gid; empty where nobody knows which one it was.
-    Prepared(String),
+    Prepared(SmolStr),
 }
 
 impl Node {
@@ -50,9 +52,9 @@ pub struct Lock {
     /// Who; workers are not folded yet.
     pub node: Node,
     /// Its virtual transaction, which tells one wait of a session from the next.
-    pub transaction: String,
+    pub transaction: SmolStr,
     /// Such as `ShareLock`.
-    pub mode: String,
+    pub mode: SmolStr,
     /// Whether it is held.
     pub granted: bool,
     /// Since when it is waited for, if the server tells.
@@ -196,7 +198,7 @@ fn settle(list: &mut Vec<Way>, table: &Table<'_>) {
     };
     list.sort_by_key(|way| (way.blocking, rank(way), way.lock));
     list.dedup_by_key(|way| way.blocking);
-    let nobody = Node::Prepared(String::new());
+    let nobody = Node::Prepared(SmolStr::default());
     let is_prepared = |way: &Way| matches!(table.node(way.blocking), Some(Node::Prepared(gid)) if !gid.is_empty());
     if list.iter().any(is_prepared) {
         list.retain(|way| table.node(way.blocking) != Some(&nobody));
@@ -307,7 +309,7 @@ impl<'a> Table<'a> {
             let prepared = self.holders(at, lock, |node| matches!(node, Node::Prepared(_)));
             if prepared.is_empty() {
                 // Committed between two looks: there was one, and nobody knows which.
-                blockers.push(self.number(&Node::Prepared(String::new())));
+                blockers.push(self.number(&Node::Prepared(SmolStr::default())));
             }
             blockers.extend(prepared);
         }

@@ -27,7 +27,7 @@ use crate::{
     units::Time,
 };
 use graph::{Edge, Graph, Lock, Node};
-use parties::Parties;
+use parties::{Parties, Texts};
 use row::{Names, Scene, Wait};
 pub use row::{Root, Row, Summary};
 
@@ -81,21 +81,22 @@ impl Collector for PgLocks {
         let mut session = context.postgres.session(Self::NAME).await?;
         let locks = waits::look(&mut session).await?;
         let limit = usize::try_from(self.config.limit).unwrap_or(usize::MAX);
-        let query_max_chars = usize::try_from(self.config.query_max_chars).unwrap_or(usize::MAX);
-        // A character has four bytes at the most, and what is masked is rarely half of a text.
-        let most_bytes = query_max_chars.saturating_mul(8).max(4096);
 
-        let mut parties = Parties::default();
+        let mut parties = Parties::new(Texts {
+            policy: &context.texts,
+            query_max_chars: usize::try_from(self.config.query_max_chars).unwrap_or(usize::MAX),
+            correlation: &self.config.correlation,
+        });
         let (graph, since) = loop {
             let graph = Graph::new(&locks, &parties.leaders);
             let since = self.since(&locks, &parties, session.clock());
             let wanted = wanted(&locks, &graph, &most_important(&graph, &since, limit));
             // Once more where somebody turns out to be another one's worker.
-            if !parties.look(&mut session, wanted, &graph, &locks, most_bytes).await? {
+            if !parties.look(&mut session, wanted, &graph, &locks).await? {
                 break (graph, since);
             }
         };
-        self.remember(&locks, &parties, &since);
+        self.seen = untold(&locks, &parties, &since);
         let edges = most_important(&graph, &since, limit);
         let (names, unnamed) = names(&mut session, &locks, &edges).await?;
         let scene = Scene {
@@ -105,9 +106,6 @@ impl Collector for PgLocks {
             names: &names,
             since: &since,
             clock: session.clock(),
-            texts: &context.texts,
-            correlation: &self.config.correlation,
-            query_max_chars,
         };
         let data: Vec<Row> = edges.iter().map(|edge| scene.row(edge)).collect();
         let identity = session.identity();
@@ -135,17 +133,17 @@ impl Collector for PgLocks {
 
 impl PgLocks {
     /// Since when each lock is waited for: as the server tells, else since it was first seen.
-    fn since(&self, locks: &[Lock], parties: &Parties, now: Time) -> Vec<Option<Time>> {
+    fn since(&self, locks: &[Lock], parties: &Parties<'_>, now: Time) -> Vec<Option<Time>> {
         let seen = |lock: &Lock| self.seen.get(&row::wait(lock, parties)).copied().unwrap_or(now);
         let since = |lock: &Lock| (!lock.granted).then(|| lock.wait_start.unwrap_or_else(|| seen(lock)));
         locks.iter().map(since).collect()
     }
+}
 
-    /// Keeps since when each one who waits now was seen waiting, and forgets the others.
-    fn remember(&mut self, locks: &[Lock], parties: &Parties, since: &[Option<Time>]) {
-        let untold = locks.iter().zip(since).filter(|(lock, _)| lock.wait_start.is_none());
-        self.seen = untold.filter_map(|(lock, since)| Some((row::wait(lock, parties), (*since)?))).collect();
-    }
+/// Since when each one is seen waiting of whom the server does not tell it.
+fn untold(locks: &[Lock], parties: &Parties<'_>, since: &[Option<Time>]) -> BTreeMap<Wait, Time> {
+    let untold = locks.iter().zip(since).filter(|(lock, _)| lock.wait_start.is_none());
+    untold.filter_map(|(lock, since)| Some((row::wait(lock, parties), (*since)?))).collect()
 }
 
 /// The edges that have a row: those nearest to a root first, then those who wait longest.

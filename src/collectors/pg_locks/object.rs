@@ -1,10 +1,12 @@
 //! What is locked, as `pg_locks` tells it, and how an operator would write it. Pure.
 
+use smol_str::{SmolStr, ToSmolStr, format_smolstr};
+
 /// What somebody holds or waits for. Two locks are in each other's way only if these are the same.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Object {
     /// `relation`, `tuple`, `transactionid`, `advisory`, …
-    pub locktype: String,
+    pub locktype: SmolStr,
     /// The database's oid, 0 for what all databases share.
     pub database: Option<u32>,
     /// The relation that it is or belongs to.
@@ -14,7 +16,7 @@ pub struct Object {
     /// A tuple of the page.
     pub tuple: Option<i32>,
     /// A transaction that need not have an xid.
-    pub virtualxid: Option<String>,
+    pub virtualxid: Option<SmolStr>,
     /// A transaction that has one.
     pub transactionid: Option<u32>,
     /// A system catalog, or the upper half of an advisory key.
@@ -27,37 +29,38 @@ pub struct Object {
 
 impl Object {
     /// What exactly is locked, where the relation does not say it.
-    pub fn target(&self) -> Option<String> {
+    pub fn target(&self) -> Option<SmolStr> {
         let page = self.page.map(i32::cast_unsigned);
         match self.locktype.as_str() {
             "relation" | "extend" => None,
-            "page" => page.map(|page| page.to_string()),
-            "tuple" => Some(format!("({},{})", page?, self.tuple?)),
+            "page" => page.map(|page| page.to_smolstr()),
+            "tuple" => Some(format_smolstr!("({},{})", page?, self.tuple?)),
             "advisory" => self.advisory_key(),
             _ => self.others(),
         }
     }
 
     /// As it stands between the brackets of `pg_advisory_lock`: one number of 64 bits, or two of 32.
-    fn advisory_key(&self) -> Option<String> {
+    fn advisory_key(&self) -> Option<SmolStr> {
         let (upper, lower) = (self.classid?, self.objid?);
-        Some(match self.objsubid {
-            Some(1) => (u64::from(upper) << 32 | u64::from(lower)).cast_signed().to_string(),
-            _ => format!("({}, {})", upper.cast_signed(), lower.cast_signed()),
+        Some(if self.objsubid == Some(1) {
+            (u64::from(upper) << 32 | u64::from(lower)).cast_signed().to_smolstr()
+        } else {
+            format_smolstr!("({}, {})", upper.cast_signed(), lower.cast_signed())
         })
     }
 
     /// All that is there, also of a kind that nobody has heard of yet: a transaction, or catalog and object.
-    fn others(&self) -> Option<String> {
-        let column = self.objsubid.filter(|column| *column != 0).map(|column| column.to_string());
-        let numbers = [self.transactionid, self.classid, self.objid].map(|number| number.map(|it| it.to_string()));
-        let parts: Vec<String> =
+    fn others(&self) -> Option<SmolStr> {
+        let column = self.objsubid.filter(|column| *column != 0).map(|column| column.to_smolstr());
+        let numbers = [self.transactionid, self.classid, self.objid].map(|number| number.map(|it| it.to_smolstr()));
+        let parts: Vec<SmolStr> =
             [self.virtualxid.clone()].into_iter().chain(numbers).chain([column]).flatten().collect();
         if parts.is_empty() {
             // The oldest transaction of a database (frozenid).
-            return self.database.map(|database| database.to_string());
+            return self.database.map(|database| database.to_smolstr());
         }
-        Some(parts.join("/"))
+        Some(parts.join("/").into())
     }
 }
 

@@ -1,6 +1,11 @@
 //! Parties: the sessions and prepared transactions that take part in a scene, read only as far as rows are made of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use smol_str::SmolStr;
 
 use super::{
     graph::{Graph, Lock, Node},
@@ -9,6 +14,7 @@ use super::{
 use crate::{
     collectors::sight::Unreadable,
     postgres::{Error, Param, Row, Session},
+    text::{Correlation, Policy},
     units::Time,
 };
 
@@ -17,20 +23,31 @@ const SESSIONS: &str = include_str!("sessions.sql");
 /// A session, or a prepared transaction.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Party {
-    pub(super) datname: Option<String>,
-    pub(super) usename: Option<String>,
-    pub(super) application_name: Option<String>,
-    pub(super) client_addr: Option<String>,
-    pub(super) state: Option<String>,
+    pub(super) datname: Option<SmolStr>,
+    pub(super) usename: Option<SmolStr>,
+    pub(super) application_name: Option<SmolStr>,
+    pub(super) client_addr: Option<SmolStr>,
+    pub(super) state: Option<SmolStr>,
     pub(super) state_change: Option<Time>,
     pub(super) xact_start: Option<Time>,
     pub(super) query_start: Option<Time>,
-    pub(super) query: Option<String>,
+    /// What may leave of it.
+    pub(super) query: Option<SmolStr>,
+    pub(super) correlation_id: Option<SmolStr>,
+}
+
+/// What is taken of texts.
+#[derive(Debug)]
+pub(super) struct Texts<'a> {
+    pub(super) policy: &'a Policy,
+    pub(super) query_max_chars: usize,
+    pub(super) correlation: &'a Correlation,
 }
 
 /// What is known of those who take part.
-#[derive(Debug, Default)]
-pub(super) struct Parties {
+#[derive(Debug)]
+pub(super) struct Parties<'a> {
+    texts: Texts<'a>,
     known: BTreeMap<Node, Party>,
     /// The leader of each parallel worker.
     pub(super) leaders: BTreeMap<i32, i32>,
@@ -43,7 +60,19 @@ pub(super) struct Parties {
     pub(super) trouble: Option<Error>,
 }
 
-impl Parties {
+impl<'a> Parties<'a> {
+    pub(super) fn new(texts: Texts<'a>) -> Self {
+        Self {
+            texts,
+            known: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            hidden: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            unreadable: Unreadable::default(),
+            trouble: None,
+        }
+    }
+
     pub(super) fn get(&self, node: &Node) -> Option<&Party> {
         self.known.get(node)
     }
@@ -64,7 +93,6 @@ impl Parties {
         wanted: BTreeSet<Node>,
         graph: &Graph,
         locks: &[Lock],
-        most_bytes: usize,
     ) -> Result<bool, Error> {
         let new: BTreeSet<Node> = wanted.difference(&self.asked).cloned().collect();
         if new.is_empty() || self.trouble.is_some() {
@@ -74,18 +102,17 @@ impl Parties {
         let all = locks.iter().map(|lock| &lock.node).chain(graph.edges.iter().map(|edge| &edge.blocking));
         let all: BTreeSet<i32> = all.map(Node::pid).collect();
         let pids: BTreeSet<i32> = new.iter().map(Node::pid).collect();
+        // A character has four bytes at the most, and what is masked is rarely half of a text.
+        let most_bytes = self.texts.query_max_chars.saturating_mul(8).max(4096);
         let most_bytes = i64::from(i32::try_from(most_bytes).unwrap_or(i32::MAX));
         let (pids, all) = (Vec::from_iter(pids), Vec::from_iter(all));
         let bounds = [Param::Ints(&pids), Param::Ints(&all), Param::Int(most_bytes)];
-        let mut answer = session.query("pg_locks.sessions", SESSIONS, &bounds).await;
-        if let (Ok(rows), true) = (&mut answer, new.iter().any(|node| matches!(node, Node::Prepared(_)))) {
-            match session.query("pg_locks.prepared", waits::PREPARED, &[]).await {
-                Ok(more) => rows.extend(more),
-                Err(error) => answer = Err(error),
-            }
+        let mut answered = session.each("pg_locks.sessions", SESSIONS, &bounds, &mut |row| self.take(&row)).await;
+        if answered.is_ok() && new.iter().any(|node| matches!(node, Node::Prepared(_))) {
+            answered = session.each("pg_locks.prepared", waits::PREPARED, &[], &mut |row| self.take(&row)).await;
         }
-        match answer {
-            Ok(rows) => rows.iter().for_each(|row| self.take(row)),
+        match answered {
+            Ok(()) => {}
             Err(error @ Error::Query { .. }) => self.trouble = Some(error),
             Err(error) => return Err(error),
         }
@@ -108,16 +135,20 @@ impl Parties {
         if hidden {
             self.hidden.insert(pid);
         }
+        let clean =
+            |query: Cow<'_, str>| self.texts.policy.clean(&query, self.texts.query_max_chars).map(SmolStr::from);
+        let application_name: Option<SmolStr> = row.get("application_name")?;
         let party = Party {
             datname: row.get("datname")?,
             usename: row.get("usename")?,
-            application_name: row.get("application_name")?,
+            correlation_id: self.texts.correlation.id(application_name.as_deref()).map(SmolStr::from),
+            application_name,
             client_addr: row.get("client_addr")?,
             state: row.get("state")?,
             state_change: row.get("state_change")?,
             xact_start: row.get("xact_start")?,
             query_start: row.get("query_start")?,
-            query: row.get::<Option<String>>("query")?.filter(|_| !hidden),
+            query: row.text("query")?.filter(|_| !hidden).and_then(clean),
         };
         self.known.insert(Node::Pid(pid), party);
         Ok(())

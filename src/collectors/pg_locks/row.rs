@@ -6,17 +6,14 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use smol_str::{SmolStr, ToSmolStr};
 
 use super::{
     graph::{self, Edge, Graph, Lock, Node},
     object::Object,
     parties::Parties,
 };
-use crate::{
-    postgres,
-    text::{Correlation, Policy},
-    units::Time,
-};
+use crate::{postgres, units::Time};
 
 /// One edge: somebody waits for somebody.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -24,41 +21,41 @@ pub struct Row {
     /// Process id of the one who waits; a parallel worker is its leader.
     pub blocked_pid: i32,
     /// Its role.
-    pub blocked_user: Option<String>,
+    pub blocked_user: Option<SmolStr>,
     /// Its `application_name`.
-    pub blocked_application: Option<String>,
+    pub blocked_application: Option<SmolStr>,
     /// Its client's address; nil for Unix sockets.
-    pub blocked_client_addr: Option<String>,
+    pub blocked_client_addr: Option<SmolStr>,
     /// The statement that waits.
-    pub blocked_query: Option<String>,
+    pub blocked_query: Option<SmolStr>,
     /// When that statement began.
     pub blocked_query_start: Option<Time>,
     /// Process id of the one in its way; 0 for a prepared transaction.
     pub blocking_pid: i32,
     /// Its role; of a prepared transaction, its owner.
-    pub blocking_user: Option<String>,
+    pub blocking_user: Option<SmolStr>,
     /// Its `application_name`.
-    pub blocking_application: Option<String>,
+    pub blocking_application: Option<SmolStr>,
     /// Its client's address; nil for Unix sockets.
-    pub blocking_client_addr: Option<String>,
+    pub blocking_client_addr: Option<SmolStr>,
     /// Its current or last statement, which need not be the one that took the lock; of a prepared transaction, its gid.
-    pub blocking_query: Option<String>,
+    pub blocking_query: Option<SmolStr>,
     /// When that statement began.
     pub blocking_query_start: Option<Time>,
     /// What kind of thing is waited for: `relation`, `transactionid` (a row that somebody changes), `advisory`, …
-    pub locktype: String,
+    pub locktype: SmolStr,
     /// The lock that is asked for, such as `ShareLock`.
-    pub blocked_mode: String,
+    pub blocked_mode: SmolStr,
     /// The lock in its way, held or itself asked for. Nil if it was gone when it was looked at.
-    pub blocking_mode: Option<String>,
+    pub blocking_mode: Option<SmolStr>,
     /// The database of the one who waits.
-    pub datname: Option<String>,
+    pub datname: Option<SmolStr>,
     /// The relation, with its schema; its oid where the name is of another database or cannot be read. For a row lock
     /// it is the one that the waiter's own tuple lock names.
-    pub relation: Option<String>,
+    pub relation: Option<SmolStr>,
     /// What exactly is locked: `(page,tuple)`, a page, a transaction (xid or virtual), an advisory key (a number, or two
     /// as `(1, 2)`), catalog and object as `1262/5`. Nil for a whole relation, which `relation` names.
-    pub lock_target: Option<String>,
+    pub lock_target: Option<SmolStr>,
     /// Since when it waits. Nil on PostgreSQL 13, and for a moment after a wait begins.
     pub wait_start: Option<Time>,
     /// How long it waits, in milliseconds. Where `wait_start` is nil, since it was first seen waiting: a lower bound.
@@ -67,7 +64,7 @@ pub struct Row {
     /// is told). Nil if it was gone when it was looked at.
     pub blocking_granted: Option<bool>,
     /// `active`, `idle in transaction`, …; nil for a prepared transaction.
-    pub blocking_state: Option<String>,
+    pub blocking_state: Option<SmolStr>,
     /// When the blocker's transaction began.
     pub blocking_xact_start: Option<Time>,
     /// When the blocker's state last changed; of a prepared transaction, when it was prepared.
@@ -78,9 +75,9 @@ pub struct Row {
     /// The shortest way to a root: 1 if the blocker waits for nobody. Nil where `root_pids` is empty.
     pub depth: Option<u32>,
     /// Correlation id of the one who waits.
-    pub blocked_correlation_id: Option<String>,
+    pub blocked_correlation_id: Option<SmolStr>,
     /// Correlation id of the one in its way.
-    pub blocking_correlation_id: Option<String>,
+    pub blocking_correlation_id: Option<SmolStr>,
 }
 
 /// Over all edges, those that the limit left out too.
@@ -102,25 +99,25 @@ pub struct Root {
     /// Process id; 0 for a prepared transaction.
     pub pid: i32,
     /// Name of the prepared transaction; else nil.
-    pub gid: Option<String>,
+    pub gid: Option<SmolStr>,
     /// Its database.
-    pub datname: Option<String>,
+    pub datname: Option<SmolStr>,
     /// Its role; of a prepared transaction, its owner.
-    pub usename: Option<String>,
+    pub usename: Option<SmolStr>,
     /// Its `application_name`.
-    pub application_name: Option<String>,
+    pub application_name: Option<SmolStr>,
     /// Its client's address; nil for Unix sockets.
-    pub client_addr: Option<String>,
+    pub client_addr: Option<SmolStr>,
     /// `active`, `idle in transaction`, …; nil for a prepared transaction.
-    pub state: Option<String>,
+    pub state: Option<SmolStr>,
     /// When its state last changed; of a prepared transaction, when it was prepared.
     pub state_change: Option<Time>,
     /// When its transaction began.
     pub xact_start: Option<Time>,
     /// Its current or last statement.
-    pub query: Option<String>,
+    pub query: Option<SmolStr>,
     /// Its correlation id.
-    pub correlation_id: Option<String>,
+    pub correlation_id: Option<SmolStr>,
     /// How many it blocks, directly or not.
     pub blocked: u64,
     /// How long the one among these waits that waits longest, in milliseconds.
@@ -131,21 +128,18 @@ pub struct Root {
 pub(super) const ROOTS: usize = 100;
 
 /// One wait: whose, in which of its transactions and statements, for what. With the next wait something of it changes.
-pub(super) type Wait = (Node, String, Option<Time>, Object);
+pub(super) type Wait = (Node, SmolStr, Option<Time>, Object);
 
 /// All that rows are made of.
 #[derive(Debug)]
 pub(super) struct Scene<'a> {
     pub(super) locks: &'a [Lock],
     pub(super) graph: &'a Graph,
-    pub(super) parties: &'a Parties,
+    pub(super) parties: &'a Parties<'a>,
     pub(super) names: &'a Names,
     /// Since when each lock is waited for, or was first seen to be.
     pub(super) since: &'a [Option<Time>],
     pub(super) clock: Time,
-    pub(super) texts: &'a Policy,
-    pub(super) correlation: &'a Correlation,
-    pub(super) query_max_chars: usize,
 }
 
 impl Scene<'_> {
@@ -158,17 +152,17 @@ impl Scene<'_> {
             blocked_user: blocked.and_then(|party| party.usename.clone()),
             blocked_application: blocked.and_then(|party| party.application_name.clone()),
             blocked_client_addr: blocked.and_then(|party| party.client_addr.clone()),
-            blocked_query: self.query(&edge.blocked),
+            blocked_query: blocked.and_then(|party| party.query.clone()),
             blocked_query_start: blocked.and_then(|party| party.query_start),
             blocking_pid: edge.blocking.pid(),
             blocking_user: blocking.and_then(|party| party.usename.clone()),
             blocking_application: blocking.and_then(|party| party.application_name.clone()),
             blocking_client_addr: blocking.and_then(|party| party.client_addr.clone()),
-            blocking_query: gid(&edge.blocking).or_else(|| self.query(&edge.blocking)),
+            blocking_query: gid(&edge.blocking).or_else(|| blocking?.query.clone()),
             blocking_query_start: blocking.and_then(|party| party.query_start),
             locktype: lock.map(|lock| lock.object.locktype.clone()).unwrap_or_default(),
             blocked_mode: lock.map(|lock| lock.mode.clone()).unwrap_or_default(),
-            blocking_mode: edge.mode.map(str::to_owned),
+            blocking_mode: edge.mode.map(SmolStr::new_static),
             datname: blocked.and_then(|party| party.datname.clone()),
             relation: lock.and_then(|lock| self.relation(lock)),
             lock_target: lock.and_then(|lock| lock.object.target()),
@@ -180,8 +174,8 @@ impl Scene<'_> {
             blocking_state_change: blocking.and_then(|party| party.state_change),
             root_pids: self.graph.roots_of(edge).iter().map(Node::pid).collect(),
             depth: edge.depth,
-            blocked_correlation_id: self.correlation(&edge.blocked),
-            blocking_correlation_id: self.correlation(&edge.blocking),
+            blocked_correlation_id: blocked.and_then(|party| party.correlation_id.clone()),
+            blocking_correlation_id: blocking.and_then(|party| party.correlation_id.clone()),
         }
     }
 
@@ -214,8 +208,8 @@ impl Scene<'_> {
             state: party.and_then(|party| party.state.clone()),
             state_change: party.and_then(|party| party.state_change),
             xact_start: party.and_then(|party| party.xact_start),
-            query: self.query(&root.node),
-            correlation_id: self.correlation(&root.node),
+            query: party.and_then(|party| party.query.clone()),
+            correlation_id: party.and_then(|party| party.correlation_id.clone()),
             blocked: root.blocked as u64,
             longest_wait_ms: below.copied().max_by(f64::total_cmp),
         }
@@ -235,21 +229,13 @@ impl Scene<'_> {
         (told, waited)
     }
 
-    fn relation(&self, lock: &Lock) -> Option<String> {
+    fn relation(&self, lock: &Lock) -> Option<SmolStr> {
         named(self.locks, lock).map(|object| self.names.of(object))
-    }
-
-    fn query(&self, node: &Node) -> Option<String> {
-        self.texts.clean(self.parties.get(node)?.query.as_deref()?, self.query_max_chars)
-    }
-
-    fn correlation(&self, node: &Node) -> Option<String> {
-        self.correlation.id(self.parties.get(node)?.application_name.as_deref())
     }
 }
 
 /// The name of a prepared transaction, if it is known.
-fn gid(node: &Node) -> Option<String> {
+fn gid(node: &Node) -> Option<SmolStr> {
     match node {
         Node::Prepared(gid) => Some(gid.clone()).filter(|gid| !gid.is_empty()),
         Node::Pid(_) => None,
@@ -257,7 +243,7 @@ fn gid(node: &Node) -> Option<String> {
 }
 
 /// Of who waits, which wait it is.
-pub(super) fn wait(lock: &Lock, parties: &Parties) -> Wait {
+pub(super) fn wait(lock: &Lock, parties: &Parties<'_>) -> Wait {
     let statement = parties.get(&lock.node).and_then(|party| party.query_start);
     (lock.node.clone(), lock.transaction.clone(), statement, lock.object.clone())
 }
@@ -273,7 +259,7 @@ pub(super) fn named<'a>(locks: &'a [Lock], lock: &'a Lock) -> Option<&'a Object>
 /// Names of relations.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    known: BTreeMap<u32, String>,
+    known: BTreeMap<u32, SmolStr>,
     /// The database that they are of.
     here: Option<u32>,
 }
@@ -285,9 +271,9 @@ impl Names {
     }
 
     /// The name of what is locked; its oid if it is of another database, or unknown.
-    fn of(&self, object: &Object) -> String {
+    fn of(&self, object: &Object) -> SmolStr {
         let oid = object.relation.unwrap_or_default();
         let here = object.database == Some(0) || object.database == self.here;
-        self.known.get(&oid).filter(|_| here).cloned().unwrap_or_else(|| oid.to_string())
+        self.known.get(&oid).filter(|_| here).cloned().unwrap_or_else(|| oid.to_smolstr())
     }
 }

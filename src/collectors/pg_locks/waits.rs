@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use smol_str::SmolStr;
+
 use super::{
     graph::{Blockers, Lock, Node},
     object::Object,
@@ -20,8 +22,9 @@ const ASKING: Duration = Duration::from_millis(250);
 /// As [`Session::query`].
 pub async fn look(session: &mut Session) -> Result<Vec<Lock>, Error> {
     let in_recovery = session.identity().in_recovery;
-    let rows = session.query("pg_locks.waits", SQL, &[Param::Float(ASKING.as_secs_f64())]).await?;
-    let mut locks = rows.iter().map(|row| lock(row, in_recovery)).collect::<Result<Vec<Lock>, Error>>()?;
+    let (mut locks, params) = (Vec::new(), [Param::Float(ASKING.as_secs_f64())]);
+    session.each("pg_locks.waits", SQL, &params, &mut |row| locks.push(lock(&row, in_recovery))).await?;
+    let mut locks = locks.into_iter().collect::<Result<Vec<Lock>, Error>>()?;
     if locks.iter().any(|lock| matches!(lock.node, Node::Prepared(_))) {
         let rows = session.query("pg_locks.prepared", PREPARED, &[]).await?;
         let gid = |row: &Row| Ok((row.get("transaction")?, row.get("gid")?));
@@ -31,12 +34,12 @@ pub async fn look(session: &mut Session) -> Result<Vec<Lock>, Error> {
 }
 
 /// A prepared transaction has no pid; its own lock on its xid tells which one it is.
-fn name(locks: &mut [Lock], gids: &BTreeMap<u32, String>) {
+fn name(locks: &mut [Lock], gids: &BTreeMap<u32, SmolStr>) {
     let of = |lock: &Lock| {
         let gid = gids.get(&lock.object.transactionid.filter(|_| lock.granted)?)?;
         matches!(lock.node, Node::Prepared(_)).then(|| (lock.transaction.clone(), gid.clone()))
     };
-    let known: BTreeMap<String, String> = locks.iter().filter_map(of).collect();
+    let known: BTreeMap<SmolStr, SmolStr> = locks.iter().filter_map(of).collect();
     for lock in locks {
         if let (Node::Prepared(gid), Some(known)) = (&mut lock.node, known.get(&lock.transaction)) {
             gid.clone_from(known);
@@ -64,7 +67,7 @@ fn lock(row: &Row, in_recovery: bool) -> Result<Lock, Error> {
             objid: row.get("objid")?,
             objsubid: row.get("objsubid")?,
         },
-        node: row.get::<Option<i32>>("pid")?.map_or(Node::Prepared(String::new()), Node::Pid),
+        node: row.get::<Option<i32>>("pid")?.map_or(Node::Prepared(SmolStr::default()), Node::Pid),
         transaction: row.get("virtualtransaction")?,
         mode: row.get("mode")?,
         granted: row.get("granted")?,

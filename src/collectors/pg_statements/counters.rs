@@ -1,7 +1,7 @@
 //! The counters of an entry: what they are, how they are read, and their arithmetic.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Serialize, ser::SerializeStruct};
 
 use crate::postgres::{Cell, Cells, Error};
 
@@ -62,6 +62,12 @@ macro_rules! counters {
             pub(super) fn read(row: &impl Cells, mut at: usize) -> Result<Self, Error> {
                 $(let $name = next::<$kind>(row, &mut at)?;)*
                 Ok(Self { $($name),* })
+            }
+
+            /// Writes each one as a field of a struct that it is part of.
+            pub(super) fn put<S: SerializeStruct>(&self, into: &mut S) -> Result<(), S::Error> {
+                $(into.serialize_field(stringify!($name), &self.$name)?;)*
+                Ok(())
             }
 
             /// How much each one grew; `None` if one fell: then the entry is another one than before.

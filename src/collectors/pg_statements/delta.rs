@@ -5,56 +5,13 @@
 //!
 //! Pure.
 
-use std::{
-    cmp::Ordering,
-    collections::{BinaryHeap, HashMap},
+use std::{cmp::Ordering, collections::BinaryHeap};
+
+use super::{
+    counters::Counters,
+    entries::{Counted, Entries, Key},
 };
-
-use super::counters::Counters;
 use crate::units::Time;
-
-/// What makes an entry. On 13 nothing tells top level statements from nested ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
-    /// The role that ran it, by its oid.
-    pub userid: u32,
-    /// The database, by its oid.
-    pub dbid: u32,
-    /// What the server calls the statement.
-    pub queryid: i64,
-    /// Whether it was not inside of a function; `None` on 13.
-    pub toplevel: Option<bool>,
-}
-
-/// One entry but for its text. What is asked of thousands at each look lies together, and the rest elsewhere: to walk over
-/// all of it costs more than to reckon with it.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Entry {
-    /// Another one whenever anything else is another.
-    pub mark: i64,
-    /// Time of all runs, in milliseconds: `total_exec_time` of what it counts.
-    pub ever: f64,
-    /// Everything.
-    pub counted: Box<Counted>,
-}
-
-/// What an entry says.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Counted {
-    /// What it counts.
-    pub counters: Counters,
-    /// Since when it counts, where the server knows (17 and later).
-    pub since: Option<Time>,
-    /// Mean, shortest, longest, standard deviation.
-    pub times: [Option<f64>; 4],
-}
-
-impl Entry {
-    /// An entry that says this, with this mark.
-    pub fn new(counted: Counted, mark: i64) -> Self {
-        Self { mark, ever: counted.counters.total_exec_time, counted: Box::new(counted) }
-    }
-}
 
 /// What one look saw.
 #[derive(Debug)]
@@ -68,7 +25,7 @@ pub struct Seen {
     /// Evictions since the epoch began.
     pub dealloc: Option<u64>,
     /// What was seen.
-    pub entries: HashMap<Key, Entry>,
+    pub entries: Entries,
     /// How many of them were not there before, or not like this.
     pub changed: usize,
 }
@@ -107,10 +64,9 @@ impl<'a> Before<'a> {
     }
 
     /// What ran since; `None` if that cannot be known.
-    pub fn delta(self, key: &Key, now: &Entry) -> Option<Counters> {
+    pub fn delta(self, key: &Key, now: &Counted) -> Option<Counters> {
         let before = self.0?;
-        let now = &*now.counted;
-        match before.entries.get(key).map(|entry| &*entry.counted) {
+        match before.entries.get(key) {
             // 17 and later tell it: this is another entry than before, and all that it counts is new.
             Some(entry) if entry.since.zip(now.since).is_some_and(|(before, now)| before != now) => {
                 Some(now.counters.clone())
@@ -123,44 +79,44 @@ impl<'a> Before<'a> {
     }
 }
 
-/// An entry, and whether it is known to be what it was before: then its delta is nothing, which need not be found out.
-pub type Listed<'a> = (&'a Key, &'a Entry, bool);
-
 /// An entry with its delta.
-pub type Ranked<'a> = (&'a Key, &'a Entry, Option<Counters>);
+pub type Ranked<'a> = (&'a Key, &'a Counted, Option<Counters>);
 
 /// For so many rows there is room from the start; more make it themselves.
 const ROOM: usize = 1000;
 
 /// The `limit` entries with the most time since `before`, each with its delta, and the sum of what the others did since.
+///
+/// Of what is in `read` the delta has to be found out. What is `unchanged` but for what was `read` is known to be what it
+/// was before: its delta is nothing.
 pub fn top<'a>(
-    entries: impl Iterator<Item = Listed<'a>>,
+    read: &'a Entries,
+    unchanged: Option<&'a Entries>,
     before: Before<'_>,
     limit: usize,
 ) -> (Vec<Ranked<'a>>, Option<Counters>) {
-    // Deltas are large and entries may be many: each is made once, and kept with those that lead so far only.
-    let room = limit.min(ROOM) + 1;
-    let (mut leading, mut others) = (BinaryHeap::<Candidate<'a>>::with_capacity(room), None::<Counters>);
-    for (key, entry, same) in entries {
-        let delta = if same { None } else { before.delta(key, entry) };
+    let mut leading = Leading { limit, before, kept: BinaryHeap::with_capacity(limit.min(ROOM) + 1), others: None };
+    for (key, counted) in read.iter() {
+        let delta = before.delta(key, counted);
         // Of what no delta is known comes last.
-        let time = delta.as_ref().map_or(if same { 0.0 } else { -1.0 }, |delta| delta.total_exec_time);
-        let candidate = Candidate { time, key, entry, same, delta };
-        let beaten = leading.len() >= limit && leading.peek().is_none_or(|last| candidate >= *last);
-        let left_out = if beaten {
-            Some(candidate)
-        } else {
-            leading.push(candidate);
-            if leading.len() > limit { leading.pop() } else { None }
-        };
-        if let Some(delta) = left_out.and_then(|candidate| candidate.delta) {
-            others = Some(match others {
-                Some(sum) => sum.plus(&delta),
-                None => delta,
-            });
+        let time = delta.as_ref().map_or(-1.0, |delta| delta.total_exec_time);
+        let ever = counted.counters.total_exec_time;
+        leading.take(Candidate { time, ever, key, counted, same: false }, delta);
+    }
+    let unchanged = unchanged.into_iter().flat_map(|entries| (0..).zip(entries.evers()).map(move |at| (entries, at)));
+    // Nearly all that there is, and nearly all of it falls behind at once.
+    for (entries, (place, ever)) in unchanged {
+        if leading.may_have_room_for(0.0, *ever)
+            && let Some((key, counted)) = entries.at(place)
+            && !read.has(key)
+        {
+            leading.take(Candidate { time: 0.0, ever: *ever, key, counted, same: true }, None);
         }
     }
-    let ranked: Vec<Ranked<'a>> = leading.into_sorted_vec().into_iter().map(|found| found.ranked(before)).collect();
+    let Leading { kept, others, .. } = leading;
+    let kept = kept.into_sorted_vec().into_iter();
+    let ranked: Vec<Ranked<'a>> =
+        kept.map(|kept| (kept.key, kept.counted, before.delta(kept.key, kept.counted))).collect();
     // A sum of nothing: 0 of all that this server counts.
     let zero =
         || ranked.iter().find_map(|(.., delta)| delta.as_ref()).and_then(|any| any.since(any)).unwrap_or_default();
@@ -168,27 +124,59 @@ pub fn top<'a>(
     (ranked, other)
 }
 
+/// Those that lead so far, and the sum of the others. Deltas are large and entries may be many, so none is kept: it is made
+/// once more for who leads.
+struct Leading<'a, 'b> {
+    limit: usize,
+    before: Before<'b>,
+    kept: BinaryHeap<Candidate<'a>>,
+    others: Option<Counters>,
+}
+
+impl<'a> Leading<'a, '_> {
+    /// False if one with these times is behind all that are kept, whatever its key.
+    fn may_have_room_for(&self, time: f64, ever: f64) -> bool {
+        let last = self.kept.peek().filter(|_| self.kept.len() >= self.limit);
+        last.map_or(self.limit > 0, |last| first((time, ever), (last.time, last.ever)).is_le())
+    }
+
+    fn take(&mut self, candidate: Candidate<'a>, delta: Option<Counters>) {
+        let beaten = self.kept.len() >= self.limit && self.kept.peek().is_none_or(|last| candidate >= *last);
+        let left_out = if beaten {
+            delta
+        } else {
+            self.kept.push(candidate);
+            let last = if self.kept.len() > self.limit { self.kept.pop() } else { None };
+            last.filter(|last| !last.same).and_then(|last| self.before.delta(last.key, last.counted))
+        };
+        if let Some(delta) = left_out {
+            self.others = Some(match self.others.take() {
+                Some(sum) => sum.plus(&delta),
+                None => delta,
+            });
+        }
+    }
+}
+
 /// An entry that may have a row: the less, the sooner.
 struct Candidate<'a> {
     /// What ran since, in milliseconds.
     time: f64,
+    /// What ran ever, in milliseconds.
+    ever: f64,
     key: &'a Key,
-    entry: &'a Entry,
+    counted: &'a Counted,
     same: bool,
-    delta: Option<Counters>,
 }
 
-impl<'a> Candidate<'a> {
-    fn ranked(self, before: Before<'_>) -> Ranked<'a> {
-        (self.key, self.entry, if self.same { before.delta(self.key, self.entry) } else { self.delta })
-    }
+/// Who comes first: who ran longest since, and among equals, who ran longest since ever.
+fn first((time, ever): (f64, f64), (other_time, other_ever): (f64, f64)) -> Ordering {
+    other_time.total_cmp(&time).then_with(|| other_ever.total_cmp(&ever))
 }
 
 impl Ord for Candidate<'_> {
-    /// Among equals, who ran longest since ever.
     fn cmp(&self, other: &Self) -> Ordering {
-        let by_time = other.time.total_cmp(&self.time);
-        by_time.then_with(|| other.entry.ever.total_cmp(&self.entry.ever)).then_with(|| self.key.cmp(other.key))
+        first((self.time, self.ever), (other.time, other.ever)).then_with(|| self.key.cmp(other.key))
     }
 }
 

@@ -11,6 +11,7 @@
 
 pub mod counters;
 pub mod delta;
+pub mod entries;
 mod find;
 mod texts;
 
@@ -21,7 +22,8 @@ use std::{
 };
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser::SerializeStruct};
+use smol_str::{SmolStr, ToSmolStr};
 
 use super::{
     CollectError, Collector, Context,
@@ -34,7 +36,8 @@ use crate::{
     units::Time,
 };
 pub use counters::Counters;
-use delta::{Before, Counted, Entry, Key, Listed, Seen};
+use delta::{Before, Seen};
+use entries::{Counted, Entries, Key};
 use find::Extension;
 use texts::Texts;
 
@@ -69,15 +72,15 @@ impl Section for Config {
 }
 
 /// One statement as one role ran it in one database, since its entry was made.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, JsonSchema)]
 pub struct Row {
     /// Id of the statement, the same as `query_id` in `pg_activity`.
-    pub queryid: String,
+    pub queryid: SmolStr,
     /// Its text, with `$n` for constants where the server normalizes it. Nil until it was fetched, which is seldom
     /// where texts are large, and where `privacy.query_text` is `off`.
-    pub query: Option<String>,
+    pub query: Option<SmolStr>,
     /// Since the entry was made.
-    #[serde(flatten)]
+    #[schemars(flatten)]
     pub counters: Counters,
     /// Mean time of a run, in milliseconds.
     pub mean_exec_time: Option<f64>,
@@ -90,11 +93,11 @@ pub struct Row {
     /// Oid of the role that ran it.
     pub userid: u32,
     /// Its name; nil if it is gone.
-    pub usename: Option<String>,
+    pub usename: Option<SmolStr>,
     /// Oid of the database that it ran in.
     pub dbid: u32,
     /// Its name; nil if it is gone.
-    pub datname: Option<String>,
+    pub datname: Option<SmolStr>,
     /// Whether a client sent it, and not a function. Nil before version 1.9 of the extension.
     pub toplevel: Option<bool>,
     /// When the entry was made. Nil before version 1.11 of the extension.
@@ -102,6 +105,28 @@ pub struct Row {
     /// What the counters grew by since the sample before. Never more than what ran. Nil in a baseline, and where it
     /// cannot be known because the role saw less at the sample before.
     pub delta: Option<Counters>,
+}
+
+impl Serialize for Row {
+    // Derived, `flatten` makes a map of unknown length of it, which is written twice.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut row = serializer.serialize_struct("Row", 13 + Counters::COLUMNS)?;
+        row.serialize_field("queryid", &self.queryid)?;
+        row.serialize_field("query", &self.query)?;
+        self.counters.put(&mut row)?;
+        row.serialize_field("mean_exec_time", &self.mean_exec_time)?;
+        row.serialize_field("min_exec_time", &self.min_exec_time)?;
+        row.serialize_field("max_exec_time", &self.max_exec_time)?;
+        row.serialize_field("stddev_exec_time", &self.stddev_exec_time)?;
+        row.serialize_field("userid", &self.userid)?;
+        row.serialize_field("usename", &self.usename)?;
+        row.serialize_field("dbid", &self.dbid)?;
+        row.serialize_field("datname", &self.datname)?;
+        row.serialize_field("toplevel", &self.toplevel)?;
+        row.serialize_field("stats_since", &self.stats_since)?;
+        row.serialize_field("delta", &self.delta)?;
+        row.end()
+    }
 }
 
 /// Over all entries.
@@ -179,13 +204,13 @@ impl Collector for PgStatements {
             io_timing: figures.overall.io_timing,
             planning: figures.overall.planning,
         };
-        let (kept, other) = delta::top(figures.entries(), before, self.limit);
+        let (kept, other) = delta::top(&figures.read, figures.unchanged(), before, self.limit);
         let summary = summary(other);
         let clock = session.clock();
         let keys: Vec<Key> = kept.iter().map(|(key, ..)| **key).collect();
         let names = Names::read(&mut session, &keys).await?;
         let texts = self.texts.learn(&keys, &mut session, &extension, &context.texts).await;
-        let rows = kept.into_iter().map(|(key, entry, delta)| row(key, entry, delta, &names, self.texts.get(key)));
+        let rows = kept.into_iter().map(|(key, counted, delta)| row(key, counted, delta, &names, self.texts.get(key)));
         let data: Vec<Row> = rows.collect();
         let degraded = sight::degraded(&identity, &figures.unreadable);
         let texts = texts.err().map(|error| format!("texts of statements could not be read: {error}"));
@@ -270,7 +295,7 @@ impl Overall {
 struct Figures {
     overall: Overall,
     /// Entries that were read.
-    read: HashMap<Key, Entry>,
+    read: Entries,
     /// Where those are only what changed: what else there is.
     unchanged: Option<Arc<Seen>>,
     changed: usize,
@@ -295,7 +320,7 @@ impl Figures {
         let before = before.filter(|before| before.epoch == epoch);
         let mut figures = Self {
             overall,
-            read: HashMap::new(),
+            read: Entries::default(),
             unchanged: None,
             changed: 0,
             hidden: 0,
@@ -307,22 +332,15 @@ impl Figures {
         Ok(figures)
     }
 
-    /// All entries.
-    fn entries(&self) -> impl Iterator<Item = Listed<'_>> {
-        let read = self.read.iter().map(|(key, entry)| (key, entry, false));
-        // Few beside the others: found faster in order than by their hashes.
-        let mut known: Vec<&Key> = self.unchanged.iter().flat_map(|_| self.read.keys()).collect();
-        known.sort_unstable();
-        let unchanged = self.unchanged.iter().flat_map(|seen| &seen.entries);
-        let unchanged = unchanged.filter(move |(key, _)| known.binary_search(key).is_err());
-        read.chain(unchanged.map(|(key, entry)| (key, entry, true)))
+    /// Entries that are what they were, but for those that were read.
+    fn unchanged(&self) -> Option<&Entries> {
+        self.unchanged.as_ref().map(|seen| &seen.entries)
     }
 
     /// How many there are.
     fn count(&self) -> usize {
-        let unchanged = self.unchanged.as_ref().map(|seen| &seen.entries);
-        let again = |entries: &HashMap<Key, Entry>| self.read.keys().filter(|key| entries.contains_key(key)).count();
-        self.read.len() + unchanged.map_or(0, |entries| entries.len() - again(entries))
+        let again = |entries: &Entries| self.read.iter().filter(|(key, _)| entries.has(key)).count();
+        self.read.len() + self.unchanged().map_or(0, |entries| entries.len() - again(entries))
     }
 
     /// Reads what changed since; false if that does not tell all.
@@ -333,15 +351,14 @@ impl Figures {
         before: Option<&Arc<Seen>>,
     ) -> Result<bool, Error> {
         let Some(before) = before.filter(|before| before.is_steady()) else { return Ok(false) };
-        let marks: Vec<i64> = before.entries.values().map(|entry| entry.mark).collect();
-        let sql = extension.fill(CHANGES);
-        let rows = session.query("pg_statements.changes", &sql, &[Param::Longs(&marks)]).await?;
+        let (sql, marks) = (extension.fill(CHANGES), Param::Longs(before.entries.marks()));
+        let rows = session.query("pg_statements.changes", &sql, &[marks]).await?;
         let row = rows.first().ok_or(Error::Decode { column: "entries".into(), wanted: "one row" })?;
         let changed: Result<Vec<_>, Error> = row.records("changed")?.iter().map(entry).collect();
         // Whatever is odd about a row, reading all tells.
         let Ok(changed) = changed else { return Ok(false) };
         self.changed = changed.len();
-        self.read = changed.into_iter().flatten().collect();
+        changed.into_iter().flatten().for_each(|(key, mark, counted)| self.read.insert(key, mark, counted));
         self.unchanged = Some(Arc::clone(before));
         let there = usize::try_from(row.get::<u64>("entries")?).ok();
         let visible = usize::try_from(row.get::<u64>("visible")?).ok();
@@ -354,18 +371,16 @@ impl Figures {
         extension: &Extension,
         before: Option<&Seen>,
     ) -> Result<(), Error> {
-        (self.read, self.unchanged) = (HashMap::with_capacity(before.map_or(0, |seen| seen.entries.len())), None);
+        (self.read, self.unchanged) = (Entries::with_capacity(before.map_or(0, |seen| seen.entries.len())), None);
         let mut take = |row| match entry(&row) {
-            Ok(Some((key, entry))) => drop(self.read.insert(key, entry)),
+            Ok(Some((key, mark, counted))) => self.read.insert(key, mark, counted),
             Ok(None) => self.hidden += 1,
             Err(error) => self.unreadable.note(error),
         };
         session.each("pg_statements", &extension.fill(COUNTERS), &[], &mut take).await?;
-        let is_known = |key: &Key, entry: &Entry| {
-            before.and_then(|seen| seen.entries.get(key)).is_some_and(|seen| seen.mark == entry.mark)
-        };
+        let marked = self.read.iter().zip(self.read.marks());
         self.changed = match before {
-            Some(_) => self.read.iter().filter(|(key, entry)| !is_known(key, entry)).count(),
+            Some(before) => marked.filter(|((key, _), mark)| before.entries.mark(key) != Some(**mark)).count(),
             // Nobody knows; the next look will.
             None => 0,
         };
@@ -394,8 +409,8 @@ impl Figures {
     }
 }
 
-/// Reads an entry; `None` for one that the role may not see: it has no id.
-fn entry(row: &impl Cells) -> Result<Option<(Key, Entry)>, Error> {
+/// Reads an entry with its mark; `None` for one that the role may not see: it has no id.
+fn entry(row: &impl Cells) -> Result<Option<(Key, i64, Counted)>, Error> {
     let Some(queryid) = row.cell(2)? else { return Ok(None) };
     let key = Key { userid: row.cell(0)?, dbid: row.cell(1)?, queryid, toplevel: row.cell(3)? };
     let behind = 5 + Counters::COLUMNS;
@@ -404,14 +419,14 @@ fn entry(row: &impl Cells) -> Result<Option<(Key, Entry)>, Error> {
         counters: Counters::read(row, 5)?,
         times: [row.cell(behind)?, row.cell(behind + 1)?, row.cell(behind + 2)?, row.cell(behind + 3)?],
     };
-    Ok(Some((key, Entry::new(counted, row.cell(behind + 4)?))))
+    Ok(Some((key, row.cell(behind + 4)?, counted)))
 }
 
-fn row(key: &Key, entry: &Entry, delta: Option<Counters>, names: &Names, query: Option<String>) -> Row {
-    let Counted { counters, since, times } = &*entry.counted;
+fn row(key: &Key, counted: &Counted, delta: Option<Counters>, names: &Names, query: Option<SmolStr>) -> Row {
+    let Counted { counters, since, times } = counted;
     let [mean_exec_time, min_exec_time, max_exec_time, stddev_exec_time] = *times;
     Row {
-        queryid: key.queryid.to_string(),
+        queryid: key.queryid.to_smolstr(),
         query,
         counters: counters.clone(),
         mean_exec_time,
@@ -431,8 +446,8 @@ fn row(key: &Key, entry: &Entry, delta: Option<Counters>, names: &Names, query: 
 /// Names of roles and databases by their oids.
 #[derive(Debug, Default)]
 struct Names {
-    roles: HashMap<u32, String>,
-    databases: HashMap<u32, String>,
+    roles: HashMap<u32, SmolStr>,
+    databases: HashMap<u32, SmolStr>,
 }
 
 impl Names {

@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{delta::Key, find::Extension};
+use smol_str::SmolStr;
+
+use super::{entries::Key, find::Extension};
 use crate::{
     postgres::{Error, Param, Row, Session},
     text::{self, Policy},
@@ -40,7 +42,7 @@ pub(super) struct Texts {
 
 #[derive(Debug)]
 struct Kept {
-    text: String,
+    text: SmolStr,
     /// The look that last asked for it.
     asked: u64,
 }
@@ -98,7 +100,7 @@ impl Texts {
     }
 
     /// The text of a statement, if it is known and may leave.
-    pub(super) fn get(&self, key: &Key) -> Option<String> {
+    pub(super) fn get(&self, key: &Key) -> Option<SmolStr> {
         self.kept.get(key).map(|kept| kept.text.clone())
     }
 
@@ -118,12 +120,12 @@ impl Texts {
             queryid: row.get("queryid")?,
             toplevel: row.get("toplevel")?,
         };
-        let whole: Option<String> = row.get("query")?;
+        let whole = row.text("query")?;
         if let Some(mut text) = whole.and_then(|whole| policy.clean(&whole, self.max_chars)) {
             if row.get("cut")? && !text.ends_with(text::TRUNCATED) {
                 text.push_str(text::TRUNCATED);
             }
-            self.kept.insert(key, Kept { text, asked: self.looks });
+            self.kept.insert(key, Kept { text: text.into(), asked: self.looks });
         }
         Ok(())
     }

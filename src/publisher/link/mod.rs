@@ -64,6 +64,10 @@ enum Action {
 /// How long a turn of the loop may take: it waits for nothing but the disk.
 const TURNS: Duration = Duration::from_secs(30);
 
+/// Looks that begin together end some hundredths of a second apart. A message that nothing is in flight before waits for so
+/// long for others: sent one by one, each wakes the connection's thread, and each answer this one.
+const GATHERING: Duration = Duration::from_millis(50);
+
 /// What becomes of messages of a log that cannot be delivered now.
 const KEPT: &str = "messages are kept in the spool and tried again";
 
@@ -195,11 +199,19 @@ impl<'a> Link<'a> {
                 None => pending().await,
             }
         };
+        let gathers = self.answers.is_empty() && self.draining.is_none();
+        let ready = async {
+            self.publisher.spool.ready.notified().await;
+            if gathers {
+                tokio::time::sleep(GATHERING).await;
+            }
+        };
+        // Whatever comes first, what is ready is sent then: nothing is lost with the others.
         tokio::select! {
             Some(answered) = self.answers.next() => Action::Answered(answered),
             Some(done) = self.channels.next() => Action::Done(done),
             signal = signals.next() => Action::Signal(signal),
-            () = self.publisher.spool.ready.notified() => Action::Ready,
+            () = ready => Action::Ready,
             Ok(()) = phase.changed() => Action::Phase,
             () = tick => Action::Tick,
         }

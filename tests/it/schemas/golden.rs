@@ -195,8 +195,8 @@ fn server() -> Server {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the fields that it fills may be nil")]
-fn text(text: &str) -> Option<String> {
-    Some(text.to_owned())
+fn text<T: From<&'static str>>(text: &'static str) -> Option<T> {
+    Some(text.into())
 }
 
 const REQUEST: &str = "6f1c1f0e-8c55-4b52-9f57-0d3c1a2b4c5d";
@@ -207,7 +207,7 @@ fn activity() -> pg_activity::Row {
     pg_activity::Row {
         pid: 4242,
         usename: text("shop"),
-        application_name: Some(format!("bitville-{REQUEST}")),
+        application_name: Some(format!("bitville-{REQUEST}").into()),
         client_addr: text("10.0.0.7"),
         client_port: Some(51234),
         backend_start: Some(NOW),
@@ -249,7 +249,7 @@ fn lock() -> pg_locks::Row {
     pg_locks::Row {
         blocked_pid: 4242,
         blocked_user: text("shop"),
-        blocked_application: Some(format!("bitville-{REQUEST}")),
+        blocked_application: Some(format!("bitville-{REQUEST}").into()),
         blocked_client_addr: text("10.0.0.7"),
         blocked_query: text("UPDATE stock SET n = n - 1 WHERE id = 7"),
         blocked_query_start: Some(NOW),

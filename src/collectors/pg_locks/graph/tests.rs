@@ -129,7 +129,7 @@ fn what_is_in_the_way_of_one_worker_is_told_of_its_own_wait_and_not_of_the_other
         (3, 2, Some(true), Some(1), &[2]),
     ];
     let graph = check(&locks, &[(11, 1), (12, 1)], &want);
-    assert!(graph.edges.iter().all(|edge| edge.blocking != Node::Prepared(String::new())));
+    assert!(graph.edges.iter().all(|edge| edge.blocking != Node::Prepared(SmolStr::default())));
     let ones = graph.edges.iter().filter(|edge| edge.blocked == Node::Pid(1));
     let objects = ones.map(|edge| &*locks[edge.lock].object.locktype);
     assert!(objects.eq(["t", "u", "u"]), "each with the lock that it is about");

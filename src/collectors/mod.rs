@@ -94,14 +94,6 @@ pub enum CollectError {
     /// The server could not answer.
     #[error(transparent)]
     Postgres(#[from] postgres::Error),
-    /// The host could not be read.
-    #[error("cannot read {what}")]
-    Host {
-        /// What was to be read, such as a path.
-        what: String,
-        /// Why not.
-        source: std::io::Error,
-    },
     /// The sample has no MessagePack form.
     #[error("cannot encode the sample")]
     Encode(#[from] EncodeError),

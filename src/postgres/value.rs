@@ -6,7 +6,7 @@
 use std::{borrow::Cow, cell::Cell as Place, net::IpAddr, str};
 
 use smol_str::{SmolStr, ToSmolStr};
-use tokio_postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::types::{FromSql, Kind, ToSql, Type};
 
 use super::Error;
 use crate::units::Time;
@@ -53,7 +53,7 @@ impl Row {
     pub fn records(&self, column: &str) -> Result<Vec<Record<'_>>, Error> {
         let wrong = || Error::Decode { column: column.name(), wanted: "records" };
         let cell = self.raw(&column).ok_or_else(wrong)?;
-        let mut rest = cell.bytes.filter(|_| cell.kind == Type::BYTEA).unwrap_or_default();
+        let mut rest = cell.bytes.filter(|_| *cell.kind == Type::BYTEA).unwrap_or_default();
         let mut records = Vec::new();
         while !rest.is_empty() {
             records.push(Record::read(&mut rest).ok_or_else(wrong)?);
@@ -67,7 +67,9 @@ impl Row {
     }
 
     fn raw(&self, column: &impl Column) -> Option<Raw<'_>> {
-        self.row.try_get(column.position(self)?).ok()
+        let at = column.position(self)?;
+        let Bytes(bytes) = self.row.try_get(at).ok()?;
+        Some(Raw { kind: self.row.columns().get(at)?.type_(), bytes })
     }
 
     fn position(&self, name: &str) -> Option<usize> {
@@ -98,7 +100,7 @@ impl Cells for Row {
 
 /// A row inside of a value.
 #[derive(Debug)]
-pub struct Record<'a>(Vec<Raw<'a>>);
+pub struct Record<'a>(Vec<(Type, Option<&'a [u8]>)>);
 
 impl<'a> Record<'a> {
     /// Takes one from the front, in the form of `record_send`: how many columns, and of each its type, its length (-1
@@ -111,7 +113,7 @@ impl<'a> Record<'a> {
                 -1 => None,
                 length => Some(bytes.split_off(..usize::try_from(length).ok()?)?),
             };
-            Some(Raw { kind, bytes: value })
+            Some((kind, value))
         };
         (0..columns).map(column).collect::<Option<Vec<_>>>().map(Self)
     }
@@ -125,7 +127,7 @@ fn take_i32(bytes: &mut &[u8]) -> Option<i32> {
 
 impl Cells for Record<'_> {
     fn cell<T: Cell>(&self, at: usize) -> Result<T, Error> {
-        let value = self.0.get(at).and_then(|raw| T::from_cell(raw.clone()));
+        let value = self.0.get(at).and_then(|(kind, bytes)| T::from_cell(Raw { kind, bytes: *bytes }));
         value.ok_or_else(|| Error::Decode { column: at.name(), wanted: T::WANTED })
     }
 }
@@ -157,18 +159,21 @@ impl Column for usize {
 }
 
 /// A value as it came over the wire: its type, and its bytes unless it is NULL.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Raw<'a> {
-    kind: Type,
+    kind: &'a Type,
     bytes: Option<&'a [u8]>,
 }
 
-impl<'a> FromSql<'a> for Raw<'a> {
-    fn from_sql(kind: &Type, bytes: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Self { kind: kind.clone(), bytes: Some(bytes) })
+/// The bytes of a value of any type, unless it is NULL.
+struct Bytes<'a>(Option<&'a [u8]>);
+
+impl<'a> FromSql<'a> for Bytes<'a> {
+    fn from_sql(_: &Type, bytes: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(Some(bytes)))
     }
-    fn from_sql_null(kind: &Type) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Self { kind: kind.clone(), bytes: None })
+    fn from_sql_null(_: &Type) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(None))
     }
     fn accepts(_: &Type) -> bool {
         true
@@ -179,7 +184,7 @@ impl<'a> Raw<'a> {
     /// Text of any kind, decoded lossily.
     fn text(&self) -> Option<Cow<'a, str>> {
         let is_text = matches!(
-            self.kind,
+            *self.kind,
             Type::TEXT
                 | Type::BYTEA
                 | Type::NAME
@@ -196,7 +201,7 @@ impl<'a> Raw<'a> {
 
     /// The value by the driver's own rules, if the type is one of theirs.
     fn plain<T: FromSql<'a>>(&self) -> Option<T> {
-        Some(self.bytes?).filter(|_| T::accepts(&self.kind)).and_then(|bytes| T::from_sql(&self.kind, bytes).ok())
+        Some(self.bytes?).filter(|_| T::accepts(self.kind)).and_then(|bytes| T::from_sql(self.kind, bytes).ok())
     }
 }
 
@@ -220,7 +225,7 @@ impl<T: Cell> Cell for Option<T> {
 impl Cell for String {
     const WANTED: &'static str = "text";
     fn from_cell(raw: Raw<'_>) -> Option<Self> {
-        if raw.kind == Type::INET {
+        if *raw.kind == Type::INET {
             return raw.plain::<IpAddr>().map(|address| address.to_string());
         }
         raw.text().map(Cow::into_owned)
@@ -231,7 +236,7 @@ impl Cell for String {
 impl Cell for SmolStr {
     const WANTED: &'static str = String::WANTED;
     fn from_cell(raw: Raw<'_>) -> Option<Self> {
-        if raw.kind == Type::INET {
+        if *raw.kind == Type::INET {
             return raw.plain::<IpAddr>().map(|address| address.to_smolstr());
         }
         raw.text().map(Self::from)
@@ -247,7 +252,7 @@ impl Cell for bool {
 
 /// Any whole number: int2, int4, int8, oid, xid, cid, and a numeric that is whole.
 fn whole(raw: &Raw<'_>) -> Option<i128> {
-    match raw.kind {
+    match *raw.kind {
         Type::INT2 => raw.plain::<i16>().map(i128::from),
         Type::INT4 => raw.plain::<i32>().map(i128::from),
         Type::OID => raw.plain::<u32>().map(i128::from),
@@ -275,7 +280,7 @@ whole_numbers!(i32, i64, u32, u64);
 impl Cell for f64 {
     const WANTED: &'static str = "a number";
     fn from_cell(raw: Raw<'_>) -> Option<Self> {
-        match raw.kind {
+        match *raw.kind {
             Type::FLOAT4 => raw.plain::<f32>().map(Self::from),
             Type::FLOAT8 => raw.plain(),
             _ => whole(&raw).map(|number| number as Self),
@@ -294,12 +299,12 @@ impl Cell for Time {
 }
 
 fn micros_since_2000(raw: &Raw<'_>) -> Option<i64> {
-    let bytes = raw.bytes.filter(|_| raw.kind == Type::TIMESTAMPTZ)?;
+    let bytes = raw.bytes.filter(|_| *raw.kind == Type::TIMESTAMPTZ)?;
     Some(i64::from_be_bytes(bytes.try_into().ok()?)).filter(|micros| !matches!(*micros, i64::MIN | i64::MAX))
 }
 
 fn is_infinite(raw: &Raw<'_>) -> bool {
-    raw.kind == Type::TIMESTAMPTZ && micros_since_2000(raw).is_none()
+    *raw.kind == Type::TIMESTAMPTZ && micros_since_2000(raw).is_none()
 }
 
 impl Cell for Vec<i32> {
@@ -312,8 +317,9 @@ impl Cell for Vec<i32> {
 impl Cell for Vec<String> {
     const WANTED: &'static str = "texts";
     fn from_cell(raw: Raw<'_>) -> Option<Self> {
-        let texts: Vec<Raw<'_>> = raw.plain()?;
-        texts.into_iter().map(String::from_cell).collect()
+        let Kind::Array(kind) = raw.kind.kind() else { return None };
+        let texts: Vec<Bytes<'_>> = raw.plain()?;
+        texts.into_iter().map(|Bytes(bytes)| String::from_cell(Raw { kind, bytes })).collect()
     }
 }
 
@@ -379,7 +385,7 @@ mod tests {
     #[track_caller]
     #[expect(clippy::needless_pass_by_value, reason = "cases read better without ampersands")]
     fn check<T: Cell + PartialEq + std::fmt::Debug>(kind: Type, bytes: Option<&[u8]>, want: Option<T>) {
-        assert_eq!(T::from_cell(Raw { kind: kind.clone(), bytes }), want, "{kind} {bytes:?}");
+        assert_eq!(T::from_cell(Raw { kind: &kind, bytes }), want, "{kind} {bytes:?}");
     }
 
     #[test]

@@ -75,7 +75,12 @@ impl Iterator for Reading<'_> {
             };
             self.found.extend(put.map(|put| Span { start: token.start, end: token.end, put }));
             let more = passwords.filter(|span| put.is_none() || span.end > token.end);
-            let number = |span: Span| Span { put: if span.put == Put::More { Put::More } else { Put::Number }, ..span };
+            let number = |span: Span| match span.put {
+                Put::More => span,
+                // A part of a name is no literal.
+                Put::Rest if token.kind == Kind::Quoted => span,
+                _ => Span { put: Put::Number, ..span },
+            };
             self.found.extend(more.map(number));
         }
         self.found.pop_front()

@@ -43,6 +43,9 @@ fn a_password_that_was_quoted_wrongly_never_leaves() {
     check(&RAW, "OPTIONS (password 'it's secret')", "OPTIONS (password '***'");
     check(&RAW, "ALTER USER a PASSWORD $ecret VALID", "ALTER USER a PASSWORD '***' VALID");
     check(&RAW, "dblink(\"host=h password=s\")", "dblink(\"host=h password=***\")");
+    // A part of a name is no literal, and is not numbered like one.
+    check(&NORMALIZED, "dblink(\"host=h password=s\", 1)", "dblink(\"host=h password=***\", $1)");
+    check(&NORMALIZED, "\"://:***\"$1", "\"://:***\"$1");
     check(&RAW, "ALTER USER a PASSWORD 'a\\'b' VALID", "ALTER USER a PASSWORD '***'");
 }
 

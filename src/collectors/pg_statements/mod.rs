@@ -16,7 +16,7 @@ mod find;
 mod texts;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -446,8 +446,8 @@ fn row(key: &Key, counted: &Counted, delta: Option<Counters>, names: &Names, que
 /// Names of roles and databases by their oids.
 #[derive(Debug, Default)]
 struct Names {
-    roles: HashMap<u32, SmolStr>,
-    databases: HashMap<u32, SmolStr>,
+    roles: BTreeMap<u32, SmolStr>,
+    databases: BTreeMap<u32, SmolStr>,
 }
 
 impl Names {

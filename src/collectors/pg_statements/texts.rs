@@ -75,13 +75,13 @@ impl Texts {
             return Ok(());
         }
         self.begin(&session.identity().system_identifier);
+        let mut ids = Vec::new();
         for key in keys {
-            if let Some(kept) = self.kept.get_mut(key) {
-                kept.asked = self.looks;
+            match self.kept.get_mut(key) {
+                Some(kept) => kept.asked = self.looks,
+                None => ids.push(key.queryid),
             }
         }
-        let missing = keys.iter().filter(|key| !self.kept.contains_key(key)).map(|key| key.queryid);
-        let ids: Vec<i64> = missing.collect();
         let start = Instant::now();
         if ids.is_empty() || self.not_before.is_some_and(|time| start < time) {
             return Ok(());

@@ -9,7 +9,8 @@
 # Prints a table, and leaves results.json, results.svg and growth.svg in benches/out/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash tests/servers.sh
+# collectd, to compare with, and what its plugins need.
+bash tests/servers.sh collectd-core libpq5 librabbitmq4 libyajl2
 out=${BENCH_OUT:-benches/out}
 mkdir -p "$out"
 out=$(realpath "$out")

@@ -3,6 +3,7 @@
 # the newest libpq, which judges the agent's own, from PyPI; and the judges of what lies in deploy/.
 #
 #   tests/servers.sh          fetch what is missing; does nothing where all is there
+#   tests/servers.sh PACKAGE… fetch these of Debian's, too
 #   tests/servers.sh --where  only print the folder that holds the PostgreSQL servers
 #
 # POSTGRES_AGENT_TEST_CACHE names another folder. No service of the system is started or left enabled.
@@ -50,8 +51,8 @@ debian() {
   } >"$LOG" 2>&1 || status=$?
   [ -z "$held" ] || as_root rm -f /usr/sbin/policy-rc.d
   [ $status = 0 ] || { tail -n 20 "$LOG" >&2; say "apt-get failed" >&2; exit 1; }
-  for package in rabbitmq-server pgbouncer prometheus; do
-    if [[ " ${missing[*]} " == *" $package "* ]] && command -v systemctl >/dev/null; then
+  for package in rabbitmq-server pgbouncer prometheus collectd; do
+    if [[ " ${missing[*]} " =~ " $package"(-core)?" " ]] && command -v systemctl >/dev/null; then
       as_root systemctl disable "$package" >/dev/null 2>&1 || true
     fi
   done
@@ -156,7 +157,7 @@ trap 'rm -f "$LOG"; rm -rf "$CACHE"/fetch.*' EXIT
 mkdir -p "$CACHE"
 exec 9>"$CACHE/.lock"
 flock 9
-debian "${DEBIAN[@]}"
+debian "${DEBIAN[@]}" "$@"
 command -v npm >/dev/null || debian npm
 /usr/bin/python3 -m pip --version >/dev/null 2>&1 || debian python3-pip
 for version in "${VERSIONS[@]}"; do postgres "$version"; done

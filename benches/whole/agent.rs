@@ -12,6 +12,7 @@ use tokio_postgres::Client;
 
 use crate::{
     cell::Memory,
+    peer::Collectd,
     reference::{Load, put, run_statements, usual},
     rig::{
         Folder,
@@ -96,14 +97,24 @@ impl Scene {
 
     /// Behind the beginning of a command line.
     pub(crate) fn start_under(&self, under: &[String], interval: Interval) -> Agent {
+        self.empty();
+        let spool = self.folder.path().join("spool");
+        _ = fs::remove_dir_all(&spool);
+        Agent::start_under(under, self.folder.path(), &self.config(&spool, interval))
+    }
+
+    /// Starts collectd instead, into the same queue.
+    pub(crate) fn collectd(&self) -> Collectd {
+        self.empty();
+        Collectd::start(self.folder.path(), self.server.port(), rabbit::shared().port(), self.name)
+    }
+
+    fn empty(&self) {
         self.runtime.block_on(async {
             let (connection, channel) = rabbit::shared().channel().await;
             channel.queue_purge(self.name.into(), QueuePurgeOptions::default()).await.unwrap();
             connection.close(200, "done".into()).await.unwrap();
         });
-        let spool = self.folder.path().join("spool");
-        _ = fs::remove_dir_all(&spool);
-        Agent::start_under(under, self.folder.path(), &self.config(&spool, interval))
     }
 
     fn config(&self, spool: &Path, interval: Interval) -> String {
@@ -170,8 +181,8 @@ fn backend_ms(pid: i32) -> f64 {
 }
 
 /// Processor time in ms, and memory at the end, of a process over some time.
-pub(crate) fn observe(agent: &Agent, time: Duration) -> (f64, Memory) {
-    let before = cpu_ms(agent.pid());
+pub(crate) fn observe(pid: u32, time: Duration) -> (f64, Memory) {
+    let before = cpu_ms(pid);
     std::thread::sleep(time);
-    (cpu_ms(agent.pid()) - before, Memory::of(agent.pid()))
+    (cpu_ms(pid) - before, Memory::of(pid))
 }

@@ -49,7 +49,7 @@ fn point(size: usize, settings: &str, load: &Load, sessions: usize) -> Point {
     scene.crowd(sessions);
     let agent = scene.start(Some("1s"));
     std::thread::sleep(SETTLES);
-    let (ms, memory) = observe(&agent, Duration::from_secs(CYCLES.into()));
+    let (ms, memory) = observe(agent.pid(), Duration::from_secs(CYCLES.into()));
     Point { size: size as f64, ms: ms / f64::from(CYCLES), mib: memory.peak, waiting: 0 }
 }
 

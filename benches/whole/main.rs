@@ -24,6 +24,7 @@ mod growth;
 #[cfg(target_arch = "x86_64")]
 mod order;
 mod parts;
+mod peer;
 mod publish;
 #[path = "../reference/mod.rs"]
 mod reference;

@@ -242,7 +242,7 @@ fn rest(rounds: usize) -> Vec<Figure> {
         let bare = Cell::Bare.measure().memory;
         let agent = scene.start(Some("1s"));
         std::thread::sleep(Duration::from_secs(5));
-        let (cpu, memory) = agent::observe(&agent, Duration::from_secs(seconds));
+        let (cpu, memory) = agent::observe(agent.pid(), Duration::from_secs(seconds));
         if round > 0 {
             for (figures, figure) in found.iter_mut().zip([memory.rss, memory.anonymous, cpu / 10.0 / seconds as f64]) {
                 figures.push(figure);
@@ -272,16 +272,34 @@ fn rest(rounds: usize) -> Vec<Figure> {
 fn load(rounds: usize) -> Vec<Figure> {
     let scene = Scene::new(SETTINGS, &LOAD);
     let seconds = 20;
-    let (mut cpu, mut peak) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        let agent = scene.start(Some("1s"));
+    let (mut cpu, mut peak, mut others) = (Vec::new(), Vec::new(), Vec::new());
+    let observe = |pid| {
         std::thread::sleep(Duration::from_secs(5));
-        let (ms, memory) = agent::observe(&agent, Duration::from_secs(seconds));
-        cpu.push(ms / seconds as f64);
+        let (ms, memory) = agent::observe(pid, Duration::from_secs(seconds));
+        (ms / seconds as f64, memory)
+    };
+    for round in 0..rounds {
+        let mut collectd = || others.push(observe(scene.collectd().pid()).0);
+        if round % 2 == 1 {
+            collectd();
+        }
+        let (ms, memory) = observe(scene.start(Some("1s")).pid());
+        cpu.push(ms);
         peak.push(memory.peak);
+        if round % 2 == 0 {
+            collectd();
+        }
     }
     vec![
-        lone("load", "CPU of the agent, a cycle", "ms", cpu, Bound::Most(4.0)),
+        Figure {
+            part: "load",
+            name: "CPU of the agent, a cycle".into(),
+            unit: "ms",
+            ours: cpu,
+            against: "collectd, numbers only".into(),
+            limit: others,
+            bound: Bound::Most(4.0),
+        },
         lone("load", "RSS, peak", "MiB", peak, Bound::Told),
     ]
 }
@@ -314,7 +332,7 @@ fn crowd(rounds: usize) -> Vec<Figure> {
     let (mut cpu, mut peak) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         scene.run_statements(&load);
-        let (ms, memory) = agent::observe(&agent, Duration::from_secs(10));
+        let (ms, memory) = agent::observe(agent.pid(), Duration::from_secs(10));
         cpu.push(ms);
         peak.push(memory.peak);
     }
@@ -355,7 +373,7 @@ fn default(rounds: usize) -> Vec<Figure> {
     let agent = scene.start(None);
     std::thread::sleep(Duration::from_secs(5));
     // An interval of the slowest collectors each.
-    let cpu = (0..rounds).map(|_| agent::observe(&agent, Duration::from_secs(60)).0 / 600.0).collect();
+    let cpu = (0..rounds).map(|_| agent::observe(agent.pid(), Duration::from_secs(60)).0 / 600.0).collect();
     vec![lone("rest", "CPU, default intervals", "% of a core", cpu, Bound::Most(0.1))]
 }
 
@@ -365,7 +383,7 @@ pub(crate) fn hour() -> Vec<Figure> {
     scene.crowd(100);
     let agent = scene.start(Some("1s"));
     std::thread::sleep(Duration::from_secs(60));
-    let minutes: Vec<f64> = (0..60).map(|_| agent::observe(&agent, Duration::from_secs(60)).1.rss).collect();
+    let minutes: Vec<f64> = (0..60).map(|_| agent::observe(agent.pid(), Duration::from_secs(60)).1.rss).collect();
     vec![Figure {
         part: "rest",
         name: "RSS in the last ten minutes of an hour".into(),

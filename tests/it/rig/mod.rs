@@ -25,7 +25,7 @@ pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod rabbit;
 pub(crate) mod tls;
-mod warden;
+pub(crate) mod warden;
 
 use std::{
     fs,

@@ -35,14 +35,14 @@ for folder in $folders; do rm -rf "$folder" || { sleep 1; rm -rf "$folder"; }; d
 
 /// The signal that makes a process end at once together with its children.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Ends {
+pub(crate) enum Ends {
     /// A postmaster: the immediate stop, which takes its backends along.
     OnQuit,
     /// Everything else.
     OnKill,
 }
 
-pub(super) fn watch(pid: u32, ends: Ends) {
+pub(crate) fn watch(pid: u32, ends: Ends) {
     let signal = match ends {
         Ends::OnQuit => "QUIT",
         Ends::OnKill => "KILL",
@@ -51,15 +51,15 @@ pub(super) fn watch(pid: u32, ends: Ends) {
 }
 
 /// What has ended is forgotten: its process id may soon be somebody else's.
-pub(super) fn forget(pid: u32) {
+pub(crate) fn forget(pid: u32) {
     tell(&format!("forget {pid}"));
 }
 
-pub(super) fn watch_folder(path: &Path) {
+pub(crate) fn watch_folder(path: &Path) {
     tell(&format!("folder {}", path.display()));
 }
 
-pub(super) fn watch_mount(path: &Path) {
+pub(crate) fn watch_mount(path: &Path) {
     tell(&format!("mount {}", path.display()));
 }
 

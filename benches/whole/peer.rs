@@ -10,6 +10,7 @@ use std::{
 use crate::rig::warden;
 
 const PROGRAM: &str = "/usr/sbin/collectd";
+const CONFIG: &str = "collectd.conf";
 
 /// Figures of the host and of one database each second, as Debian configures its plugins.
 pub(crate) struct Collectd(Child);
@@ -19,7 +20,6 @@ impl Collectd {
     pub(crate) fn start(folder: &Path, postgres: u16, rabbit: u16, exchange: &str) -> Self {
         let folder = folder.join("collectd");
         fs::create_dir_all(&folder).unwrap();
-        let file = folder.join("collectd.conf");
         let loads = ["cpu", "memory", "disk", "df", "postgresql", "amqp"].map(|name| format!("LoadPlugin {name}\n"));
         let config = format!(
             "Interval 1\nBaseDir \"{0}\"\nPIDFile \"{0}/pid\"\nPluginDir \"/usr/lib/collectd\"\n\
@@ -31,9 +31,11 @@ impl Collectd {
             folder.display(),
             loads.concat(),
         );
-        fs::write(&file, config).unwrap();
+        fs::write(folder.join(CONFIG), config).unwrap();
         let mut collectd = Command::new(PROGRAM);
-        collectd.arg("-f").arg("-C").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // It takes a path with blanks for several.
+        collectd.args(["-f", "-C", CONFIG]).current_dir(&folder).stdin(Stdio::null());
+        collectd.stdout(Stdio::null()).stderr(fs::File::create(folder.join("log")).unwrap());
         let child = collectd.spawn().expect("collectd starts: tests/servers.sh collectd-core (benches/run.sh does it)");
         warden::watch(child.id(), warden::Ends::OnKill);
         Self(child)

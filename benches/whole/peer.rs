@@ -1,5 +1,5 @@
 //! collectd beside the agent: the smallest known sidecar that speaks AMQP. It sends numbers only, without texts, confirms or
-//! anything on disk, and each cycle's cost is its own: what a machine makes of a cycle changes from hour to hour.
+//! anything on disk. What a cycle takes on one machine changes from hour to hour; beside a peer's it can be compared.
 
 use std::{
     fs,

@@ -104,7 +104,7 @@ impl Collector for SystemMetrics {
         }
         let collected_at = Time::now();
         let disk_usage = self.disks.usage(&mut failed).await;
-        // No disk is behind these files: a thread would take longer to wake up than they take to read.
+        // No disk is behind these files, so that nobody has to wait for them in a thread.
         let figures = Figures::read(&self.host, &mut failed);
         let percent = figures.times.as_ref().zip(self.before.as_ref()).map(|(now, before)| now.percent(before));
         self.before = figures.times;

@@ -127,8 +127,12 @@ impl State {
         if self.folder.as_ref().is_some_and(|folder| !folder.is_there()) {
             warn!(dir = %self.config.dir.display(), "somebody took the spool's folder or files in it away; they are made anew");
             self.duties.mark_suspect = true;
-            // Without the agent's id in it, what is written from now on would be a stranger's.
             self.renew_mark();
+            if self.duties.mark_suspect {
+                // At once, and not only when files are rescued: without the agent's id in it, what is written until then would
+                // be a stranger's to the next run.
+                self.renew_mark();
+            }
         }
         for (name, log) in &mut self.logs {
             if log.miss() {

@@ -395,6 +395,20 @@ fn any_one_call_that_fails_costs_nothing_and_is_got_over() {
 }
 
 #[test]
+fn any_one_call_that_fails_while_a_folder_that_was_taken_away_is_made_anew_costs_nothing() {
+    for at in 0..40 {
+        let mut play = Play::new(1 << 30);
+        play.sim.set(Fault::Nth(play.sim.calls() + at));
+        play.pass(50_000);
+        play.step(&Step::Wipe);
+        play.number(LOGS[0]);
+        play.kill();
+        let declared = play.end();
+        assert!(reasons(&declared).is_subset(&[Reason::DiskFull].into()), "call {at} failed: {declared:?}");
+    }
+}
+
+#[test]
 fn a_disk_that_syncs_nothing_is_told_and_once_it_does_everything_is_safe() {
     let mut play = Play::new(1 << 30);
     play.pass(1000);

@@ -1,18 +1,22 @@
-//! Disk space: asked of each file system in a thread of its own, because a server of files that is away hangs.
+//! Disk space: asked in a thread, because a server of files that is away hangs.
 //!
-//! A path that hangs is nil until it answers; it is not asked twice at once, so a dead mount costs one thread.
+//! One thread asks one file system after the other; where one hangs, another thread goes on with those behind it. A path
+//! that hangs is nil until it answers; it is not asked twice at once, so a dead mount costs one thread.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    convert::Infallible,
     io,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use futures_util::future::join_all;
 use rustix::{fs::statvfs, io::Errno};
 use tokio::{
-    task::{JoinHandle, spawn_blocking},
-    time::timeout,
+    sync::oneshot,
+    task::spawn_blocking,
+    time::{sleep, timeout},
 };
 
 use super::{Failed, body::DiskUsage, host::percent};
@@ -20,33 +24,54 @@ use super::{Failed, body::DiskUsage, host::percent};
 /// How long a file system may take to answer.
 const LONGEST: Duration = Duration::from_secs(1);
 
+/// How long those behind it wait for it. A local one answers within microseconds.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 /// What a path's file system answered; `None` for a path that does not exist.
 type Answer = io::Result<Option<DiskUsage>>;
 
-/// The configured paths, each with the question that it has not answered yet.
+/// How a path is asked.
+type Ask = fn(&str) -> Answer;
+
+/// Paths that nobody has asked yet, and who waits for their answers.
+type Questions = Arc<Mutex<VecDeque<(String, oneshot::Sender<Answer>)>>>;
+
+/// The configured paths, each with the answer that it still owes.
 #[derive(Debug)]
-pub(super) struct Disks(BTreeMap<String, Option<JoinHandle<Answer>>>);
+pub(super) struct Disks {
+    paths: BTreeMap<String, Option<oneshot::Receiver<Answer>>>,
+    questions: Questions,
+    ask: Ask,
+}
 
 impl Disks {
     pub(super) fn new(paths: BTreeSet<String>) -> Self {
-        Self(paths.into_iter().map(|path| (path, None)).collect())
+        Self { paths: paths.into_iter().map(|path| (path, None)).collect(), questions: Questions::default(), ask }
     }
 
     pub(super) async fn usage(&mut self, failed: &mut Failed) -> BTreeMap<String, Option<DiskUsage>> {
-        let asked = self.0.iter_mut().map(async |(path, pending)| {
-            let asked = pending.get_or_insert_with(|| {
-                let path = path.clone();
-                spawn_blocking(move || ask(&path))
+        let (questions, ask) = (&self.questions, self.ask);
+        let asked = self.paths.iter_mut().map(async |(path, pending)| {
+            let answer = pending.get_or_insert_with(|| {
+                let (answer, answered) = oneshot::channel();
+                locked(questions).push_back((path.clone(), answer));
+                answered
             });
-            let answer = timeout(LONGEST, asked).await;
+            let answer = timeout(LONGEST, answer).await;
             // At once, and not when all have answered: this look may be dropped while it waits for the others.
             if answer.is_ok() {
                 *pending = None;
             }
             (path.clone(), answer)
         });
+        let answers = tokio::select! {
+            // In this order: what is asked first puts its question.
+            biased;
+            answers = join_all(asked) => answers,
+            never = threads(questions, ask) => match never {},
+        };
         let mut usage = BTreeMap::new();
-        for (path, answer) in join_all(asked).await {
+        for (path, answer) in answers {
             let answer = match answer {
                 Err(_) => Err(format!("no answer within {LONGEST:?}")),
                 Ok(answer) => answer.map_err(io::Error::other).flatten().map_err(|error| error.to_string()),
@@ -58,6 +83,30 @@ impl Disks {
             }
         }
         usage
+    }
+}
+
+fn locked(questions: &Questions) -> std::sync::MutexGuard<'_, VecDeque<(String, oneshot::Sender<Answer>)>> {
+    questions.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sees to it that no question waits for long behind another one.
+async fn threads(questions: &Questions, ask: Ask) -> Infallible {
+    loop {
+        if !locked(questions).is_empty() {
+            let questions = Arc::clone(questions);
+            spawn_blocking(move || answer_all(&questions, ask));
+        }
+        sleep(PATIENCE).await;
+    }
+}
+
+/// Asks one path after the other until none is left; where one hangs, the thread does.
+fn answer_all(questions: &Questions, ask: Ask) {
+    loop {
+        let next = locked(questions).pop_front();
+        let Some((path, answer)) = next else { return };
+        let _nobody_waits_any_more = answer.send(ask(&path));
     }
 }
 
@@ -74,6 +123,8 @@ fn ask(path: &str) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
     use super::*;
 
     #[tokio::test]
@@ -88,20 +139,28 @@ mod tests {
 
     #[tokio::test]
     async fn a_path_that_hangs_is_nil_until_it_answers_and_holds_nobody() {
-        let mut disks = Disks::new(["/".to_owned()].into());
-        let (answer, hangs) = std::sync::mpsc::channel::<()>();
-        let hung = spawn_blocking(move || {
-            let _answered = hangs.recv();
+        static HANGS: AtomicBool = AtomicBool::new(true);
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        let ask_slow: Ask = |path| {
+            if path != "/usr" {
+                ASKED.fetch_add(1, Relaxed);
+                // Not for ever: the test's end waits for its threads.
+                (0..5000)
+                    .take_while(|_| HANGS.load(Relaxed))
+                    .for_each(|_| std::thread::sleep(Duration::from_millis(1)));
+            }
             ask("/")
-        });
-        disks.0.insert("/".into(), Some(hung));
+        };
+        let mut disks = Disks { ask: ask_slow, ..Disks::new(["/dev", "/etc", "/usr"].map(str::to_owned).into()) };
         for _ in 0..2 {
             let mut failed = Failed::default();
-            assert!(disks.usage(&mut failed).await["/"].is_none());
-            assert_eq!(failed.told().as_deref(), Some("disk_usage of /: no answer within 1s"));
-            assert!(disks.0["/"].is_some(), "it is not asked twice at once");
+            let usage = disks.usage(&mut failed).await;
+            assert!(usage["/dev"].is_none() && usage["/etc"].is_none() && usage["/usr"].is_some(), "{usage:?}");
+            let told = ["/dev", "/etc"].map(|path| format!("disk_usage of {path}: no answer within 1s"));
+            assert_eq!(failed.told(), Some(told.join("; ")));
+            assert_eq!(ASKED.load(Relaxed), 2, "none is asked twice at once");
         }
-        answer.send(()).unwrap();
-        assert!(disks.usage(&mut Failed::default()).await["/"].is_some());
+        HANGS.store(false, Relaxed);
+        assert!(disks.usage(&mut Failed::default()).await.values().all(Option::is_some));
     }
 }

@@ -27,7 +27,7 @@ fn encoding(criterion: &mut Criterion) {
     criterion.bench_function("encoding/100 rows with texts of 1 KiB", |bencher| {
         bencher.iter(|| {
             let events = black_box(&sample).encode(256 << 10).unwrap();
-            speaker.body("pg_statements", 1, 1, None, &events).unwrap()
+            speaker.body("pg_statements", 1, 1, None, events).unwrap()
         });
     });
 }

@@ -87,7 +87,7 @@ impl Speaker {
         version: u32,
         seq: u64,
         server: Option<&Server>,
-        events: &[Vec<u8>],
+        events: Vec<Vec<u8>>,
     ) -> Result<Vec<u8>, EncodeError> {
         let head = Message {
             collector,
@@ -109,7 +109,7 @@ impl Speaker {
     pub fn envelope(&self) -> usize {
         // A server's part has at most this much: its database's name has 63 bytes at the most.
         const SERVER: usize = 300;
-        self.body("pg_statements_and_more", 1, u64::MAX, None, &[]).map_or(0, |body| body.len()) + SERVER
+        self.body("pg_statements_and_more", 1, u64::MAX, None, Vec::new()).map_or(0, |body| body.len()) + SERVER
     }
 }
 
@@ -157,7 +157,7 @@ impl Intake {
             let _at_work = health.loops.at_work("intake", TURNS);
             match action {
                 Action::Item(item) => self.take(item),
-                Action::Due => self.batcher.due(Instant::now()).into_iter().for_each(|batch| self.number(&batch)),
+                Action::Due => self.batcher.due(Instant::now()).into_iter().for_each(|batch| self.number(batch)),
                 Action::End => break,
             }
             if items.is_empty() {
@@ -190,7 +190,7 @@ impl Intake {
                     // The parts of one event follow each other at once.
                     let next_due = if index < last { Some(now) } else { item.next_due };
                     let closed = self.batcher.add(item.collector, item.server.clone(), event, next_due, now);
-                    for batch in &closed {
+                    for batch in closed {
                         self.number(batch);
                     }
                 }
@@ -206,7 +206,7 @@ impl Intake {
     }
 
     fn flush(&mut self) {
-        self.batcher.flush().iter().for_each(|batch| self.number(batch));
+        self.batcher.flush().into_iter().for_each(|batch| self.number(batch));
     }
 
     fn draft<'a>(&self, collector: &'a str, version: u32, events: usize) -> Draft<'a> {
@@ -218,15 +218,15 @@ impl Intake {
         }
     }
 
-    fn number(&self, batch: &Closed) {
-        let draft = self.draft(batch.collector, batch.version, batch.events.len());
+    fn number(&self, batch: Closed) {
+        let Closed { collector, version, server, events } = batch;
+        let (draft, count) = (self.draft(collector, version, events.len()), events.len());
         let numbered = self.spool.number(draft, |seq| {
-            let server = batch.server.as_deref();
-            let body = self.speaker.body(batch.collector, batch.version, seq, server, &batch.events)?;
-            self.show(batch.collector, seq, batch.events.len(), &body);
+            let body = self.speaker.body(collector, version, seq, server.as_deref(), events)?;
+            self.show(collector, seq, count, &body);
             self.finish(body)
         });
-        self.see(batch.collector, numbered);
+        self.see(collector, numbered);
     }
 
     fn number_status(&self, (collector, version): (&'static str, u32), mut sample: Sample<AgentStatus, NoSummary>) {
@@ -236,8 +236,9 @@ impl Intake {
             let Told { sent, spool, waiting, lost, previous_runs } = told;
             sample.data = AgentStatus { sent, spool, waiting, lost, previous_runs, ..sample.data };
             let events = sample.encode(usize::MAX)?;
-            let body = self.speaker.body(collector, version, seq, None, &events)?;
-            self.show(collector, seq, events.len(), &body);
+            let count = events.len();
+            let body = self.speaker.body(collector, version, seq, None, events)?;
+            self.show(collector, seq, count, &body);
             self.finish(body)
         });
         self.see(collector, numbered);

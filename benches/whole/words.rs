@@ -27,7 +27,7 @@ pub(crate) fn encode(by: By, times: u32) -> Measured {
             }
             By::Agent => {
                 let events = std::hint::black_box(&sample).encode(256 << 10).unwrap();
-                buffer = speaker.body("pg_statements", 1, seq, None, &events).unwrap();
+                buffer = speaker.body("pg_statements", 1, seq, None, events).unwrap();
             }
         }
         std::hint::black_box(&buffer);

@@ -154,17 +154,19 @@ fn open_array(out: &mut Vec<u8>, len: usize) {
 }
 
 impl Message<'_, Nil> {
-    /// Puts a message together from this head and events that are encoded already.
+    /// Puts a message together from this head and events that are encoded already. The first one, mostly the only one, is
+    /// made room in: a message has no second place in memory for that.
     ///
     /// # Errors
     /// [`EncodeError`] where a value has no MessagePack form.
-    pub fn put_together(&self, events: &[Vec<u8>]) -> Result<Vec<u8>, EncodeError> {
-        let mut out = Vec::with_capacity(512 + events.iter().map(Vec::len).sum::<usize>());
-        encode_into(self, &mut out)?;
-        open_array(&mut out, events.len());
-        for event in events {
-            out.extend_from_slice(event);
-        }
+    pub fn put_together(&self, events: Vec<Vec<u8>>) -> Result<Vec<u8>, EncodeError> {
+        let mut head = encode(self)?;
+        open_array(&mut head, events.len());
+        let mut events = events.into_iter();
+        let mut out = events.next().unwrap_or_default();
+        out.reserve_exact(head.len() + events.as_slice().iter().map(Vec::len).sum::<usize>());
+        out.splice(..0, head);
+        events.for_each(|event| out.extend_from_slice(&event));
         Ok(out)
     }
 }
@@ -359,7 +361,7 @@ mod tests {
             })
             .expect("encodes");
             let events = vec![encode("event").expect("encodes"); len];
-            assert_eq!(head().put_together(&events).expect("encodes"), whole, "{len} events");
+            assert_eq!(head().put_together(events).expect("encodes"), whole, "{len} events");
         }
     }
 }

@@ -164,5 +164,5 @@ fn body(plan: &Plan, looked: Looked, speaker: &Speaker, sent: &BTreeMap<String, 
             sample.encode(usize::MAX)?
         }
     };
-    speaker.body(plan.name, plan.version, 1, looked.server.as_deref(), &events)
+    speaker.body(plan.name, plan.version, 1, looked.server.as_deref(), events)
 }

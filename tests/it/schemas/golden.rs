@@ -45,7 +45,7 @@ pub(super) fn message(collector: &str) -> Vec<u8> {
         server: server.as_deref(),
         events: None,
     };
-    message.put_together(&events).expect("encodes")
+    message.put_together(events).expect("encodes")
 }
 
 type Events = (Option<Arc<Server>>, Vec<Vec<u8>>);

@@ -43,7 +43,7 @@ pub use dial::APPLICATION_NAME;
 pub use error::Error;
 pub use identity::Identity;
 pub use session::Session;
-pub use value::{Cell, Cells, Column, Param, Record, Row};
+pub use value::{Cell, Cells, Column, Longs, Param, Record, Row};
 
 /// Below, no catalog could be read; above, a statement that hurts is not ended in time.
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);

@@ -6,7 +6,7 @@
 use std::{borrow::Cow, cell::Cell as Place, net::IpAddr, str};
 
 use smol_str::{SmolStr, ToSmolStr};
-use tokio_postgres::types::{FromSql, Kind, ToSql, Type};
+use tokio_postgres::types::{FromSql, IsNull, Kind, ToSql, Type, private::BytesMut, to_sql_checked};
 
 use super::Error;
 use crate::units::Time;
@@ -59,11 +59,6 @@ impl Row {
             records.push(Record::read(&mut rest).ok_or_else(wrong)?);
         }
         Ok(records)
-    }
-
-    /// Whether the answer has this column.
-    pub fn has(&self, column: &str) -> bool {
-        self.position(column).is_some()
     }
 
     fn raw(&self, column: &impl Column) -> Option<Raw<'_>> {
@@ -355,11 +350,42 @@ pub enum Param<'a> {
     /// `int4[]`
     Ints(&'a [i32]),
     /// `int8[]`
-    Longs(&'a [i64]),
+    Longs(Longs<'a>),
     /// `oid[]`
     Oids(&'a [u32]),
     /// `text[]`
     Texts(&'a [String]),
+}
+
+/// Thousands of whole numbers. The driver writes any array into a buffer that grows meanwhile, and takes more than twice the
+/// instructions (callgrind).
+#[derive(Debug, Clone, Copy)]
+pub struct Longs<'a>(pub &'a [i64]);
+
+impl ToSql for Longs<'_> {
+    /// As `array_recv` reads it: one dimension, no NULL, the type of its elements, how many, the first one's number; then of
+    /// each its length and itself.
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        const BYTES: [u8; 4] = 8i32.to_be_bytes();
+        let [dimensions, nulls, first] = [1i32, 0, 1];
+        let count = i32::try_from(self.0.len())?;
+        let head = [dimensions, nulls, Type::INT8.oid().cast_signed(), count, first];
+        out.reserve(4 * head.len() + (BYTES.len() + 8) * self.0.len());
+        for number in head {
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        for number in self.0 {
+            out.extend_from_slice(&BYTES);
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        Ok(IsNull::No)
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::INT8_ARRAY
+    }
+
+    to_sql_checked!();
 }
 
 impl<'a> Param<'a> {
@@ -396,6 +422,18 @@ mod tests {
         check(Type::TEXT, None, None::<String>);
         check(Type::TEXT, None, Some(None::<String>));
         check(Type::INET, Some(&[2, 32, 0, 4, 10, 0, 0, 1]), Some("10.0.0.1".to_owned()));
+    }
+
+    #[test]
+    fn whole_numbers_are_sent_as_the_driver_would_send_them() {
+        for numbers in [&[][..], &[7], &[i64::MIN, -1, 0, i64::MAX]] {
+            let (mut ours, mut drivers) = (BytesMut::new(), BytesMut::new());
+            assert!(matches!(Longs(numbers).to_sql_checked(&Type::INT8_ARRAY, &mut ours), Ok(IsNull::No)));
+            numbers.to_sql(&Type::INT8_ARRAY, &mut drivers).expect("an array");
+            // Of none the driver says one dimension of length 0, and so do we.
+            assert_eq!(ours, drivers, "{numbers:?}");
+        }
+        assert!(Longs(&[1]).to_sql_checked(&Type::INT4_ARRAY, &mut BytesMut::new()).is_err());
     }
 
     #[test]

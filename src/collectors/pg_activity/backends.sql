@@ -5,9 +5,11 @@ WITH own AS MATERIALIZED (
     SELECT current_user AS name, pg_catalog.current_setting('application_name') AS application_name,
            pg_catalog.pg_size_bytes(pg_catalog.current_setting('track_activity_query_size')) AS text_bytes
 )
-SELECT a.pid, a.datname, a.usename, a.application_name, a.client_addr, a.client_port, a.backend_start, a.xact_start,
-       a.query_start, a.state_change, a.wait_event_type, a.wait_event, a.state, a.backend_type, a.leader_pid,
-       a.query_id, a.backend_xid, a.backend_xmin,
+-- In the order in which they are read.
+SELECT a.pid, a.leader_pid, a.datname, a.state, a.wait_event_type, a.wait_event, a.backend_type, a.query_start,
+       coalesce(a.query = '<insufficient privilege>', false) AND a.backend_type IS NULL AS hidden,
+       a.application_name,
+       coalesce(a.usename = o.name AND a.application_name = o.application_name, false) AS own,
        CASE WHEN $2 > 0 AND (a.state <> 'idle' OR a.pid = ANY ($1))
             THEN pg_catalog.substr(pg_catalog.textsend(a.query), 1, $2::integer)
        END AS query,
@@ -16,8 +18,8 @@ SELECT a.pid, a.datname, a.usename, a.application_name, a.client_addr, a.client_
             WHEN pg_catalog.octet_length(a.query) < o.text_bytes - 4 THEN false
             WHEN pg_catalog.octet_length(a.query) >= o.text_bytes - 1 THEN true
        END AS cut,
-       coalesce(a.query = '<insufficient privilege>', false) AND a.backend_type IS NULL AS hidden,
-       coalesce(a.usename = o.name AND a.application_name = o.application_name, false) AS own
+       a.usename, a.client_addr, a.client_port, a.backend_start, a.xact_start, a.state_change, a.query_id, a.backend_xid,
+       a.backend_xmin
 FROM own o
 -- A column that this server lacks is found one level up, where it is NULL: 13 has no query_id.
 CROSS JOIN (SELECT NULL::name AS datname, NULL::name AS usename, NULL::text AS application_name,

@@ -280,64 +280,75 @@ impl Seen {
         config: &Config,
         texts: &Policy,
     ) -> Result<(), Error> {
-        let pid: i32 = row.get("pid")?;
-        let leader: Option<i32> = row.get("leader_pid")?;
         let text = |column: &str| row.get::<Option<SmolStr>>(column);
+        let (pid, leader_pid): (i32, Option<i32>) = (row.get("pid")?, row.get("leader_pid")?);
+        let kind: Kind =
+            [text("datname")?, text("state")?, text("wait_event_type")?, text("wait_event")?, text("backend_type")?];
+        let [datname, state, wait_event_type, _, backend_type] = &kind;
         // A leader names itself. What applies a transaction of logical replication has a leader too, but locks of its own.
-        if let Some(leader) = leader.filter(|leader| *leader != pid)
-            && text("backend_type")?.as_deref() == Some("parallel worker")
+        if let Some(leader) = leader_pid.filter(|leader| *leader != pid)
+            && backend_type.as_deref() == Some("parallel worker")
         {
             self.leaders.insert(pid, leader);
         }
-        let state = text("state")?;
-        let kind =
-            [text("datname")?, state.clone(), text("wait_event_type")?, text("wait_event")?, text("backend_type")?];
-        if kind.get(2).is_some_and(|wait| wait.as_deref() == Some("Lock")) {
+        if wait_event_type.as_deref() == Some("Lock") {
             self.waiting.push((row.get("query_start")?, pid));
         }
         let hidden: bool = row.get("hidden")?;
+        let application_name = text("application_name")?;
         // The server's own processes are hidden too, but never have a row: they have no database and no name.
-        let named = text("application_name")?.is_some_and(|name| !name.is_empty());
-        if hidden && (named || kind.first().is_some_and(Option::is_some)) {
+        if hidden && (datname.is_some() || application_name.as_ref().is_some_and(|name| !name.is_empty())) {
             self.hidden += 1;
         }
-        *self.sessions.entry(kind).or_default() += 1;
-        let wanted = state.is_some_and(|state| state != "idle") || involved.contains(&pid);
+        let wanted = state.as_ref().is_some_and(|state| state != "idle") || involved.contains(&pid);
         if wanted && !row.get::<bool>("own")? {
-            self.rows.push(read(row, hidden, config, texts)?);
+            let found = Found { pid, leader_pid, kind: kind.clone(), hidden, application_name };
+            self.rows.push(read(row, found, config, texts)?);
         }
+        *self.sessions.entry(kind).or_default() += 1;
         Ok(())
     }
 }
 
-fn read(row: &postgres::Row, hidden: bool, config: &Config, texts: &Policy) -> Result<Row, Error> {
+/// What is known of a backend before it is known whether it has a row.
+struct Found {
+    pid: i32,
+    leader_pid: Option<i32>,
+    kind: Kind,
+    hidden: bool,
+    application_name: Option<SmolStr>,
+}
+
+fn read(row: &postgres::Row, found: Found, config: &Config, texts: &Policy) -> Result<Row, Error> {
+    let Found { pid, leader_pid, kind, hidden, application_name } = found;
+    let [datname, state, wait_event_type, wait_event, backend_type] = kind;
+    let query_start = row.get("query_start")?;
     let whole = row.text("query")?.filter(|_| !hidden);
     let most = usize::try_from(config.query_max_chars).unwrap_or(usize::MAX);
     let cut: Option<bool> = row.get("cut")?;
-    let application_name: Option<SmolStr> = row.get("application_name")?;
     let trace = Trace::find(application_name.as_deref(), whole.as_deref());
     let (trace_id, span_id) = trace.map(|trace| (trace.trace_id, trace.span_id)).unzip();
     let query = whole.and_then(|whole| texts.clean(&whole, most));
     let too_long = query.as_ref().is_some_and(|query| query.chars().nth(most).is_some());
     Ok(Row {
-        pid: row.get("pid")?,
+        pid,
         usename: row.get("usename")?,
         client_addr: row.get("client_addr")?,
         client_port: row.get("client_port")?,
         backend_start: row.get("backend_start")?,
         xact_start: row.get("xact_start")?,
-        query_start: row.get("query_start")?,
+        query_start,
         state_change: row.get("state_change")?,
-        wait_event_type: row.get("wait_event_type")?,
-        wait_event: row.get("wait_event")?,
-        state: row.get("state")?,
+        wait_event_type,
+        wait_event,
+        state,
         query_truncated: query.as_ref().and(if too_long { Some(true) } else { cut }),
         query,
-        backend_type: row.get("backend_type")?,
+        backend_type,
         correlation_id: config.correlation.id(application_name.as_deref()),
         application_name,
-        datname: row.get("datname")?,
-        leader_pid: row.get("leader_pid")?,
+        datname,
+        leader_pid,
         query_id: row.get::<Option<i64>>("query_id")?.map(|id| id.to_smolstr()),
         backend_xid: row.get("backend_xid")?,
         backend_xmin: row.get("backend_xmin")?,

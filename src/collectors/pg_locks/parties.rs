@@ -107,9 +107,12 @@ impl<'a> Parties<'a> {
         let most_bytes = i64::from(i32::try_from(most_bytes).unwrap_or(i32::MAX));
         let (pids, all) = (Vec::from_iter(pids), Vec::from_iter(all));
         let bounds = [Param::Ints(&pids), Param::Ints(&all), Param::Int(most_bytes)];
-        let mut answered = session.each("pg_locks.sessions", SESSIONS, &bounds, &mut |row| self.take(&row)).await;
+        let mut answered =
+            session.each("pg_locks.sessions", SESSIONS, &bounds, &mut |row| self.take(&row, Self::session)).await;
         if answered.is_ok() && new.iter().any(|node| matches!(node, Node::Prepared(_))) {
-            answered = session.each("pg_locks.prepared", waits::PREPARED, &[], &mut |row| self.take(&row)).await;
+            answered = session
+                .each("pg_locks.prepared", waits::PREPARED, &[], &mut |row| self.take(&row, Self::prepared))
+                .await;
         }
         match answered {
             Ok(()) => {}
@@ -121,9 +124,8 @@ impl<'a> Parties<'a> {
         Ok(untold || self.leaders.len() != leaders)
     }
 
-    fn take(&mut self, row: &Row) {
-        let taken = if row.has("gid") { self.prepared(row) } else { self.session(row) };
-        if let Err(error) = taken {
+    fn take(&mut self, row: &Row, read: fn(&mut Self, &Row) -> Result<(), Error>) {
+        if let Err(error) = read(self, row) {
             self.unreadable.note(error);
         }
     }

@@ -4,13 +4,16 @@
 //! like and apart from all else: what lies scattered over the rest brings the rest along into the caches, at each look anew
 //! (where callgrind counted two fifths of the lines that a cycle read from memory).
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    hash::{Hash, Hasher},
+};
 
 use super::counters::Counters;
 use crate::units::Time;
 
 /// What makes an entry. On 13 nothing tells top level statements from nested ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// The role that ran it, by its oid.
     pub userid: u32,
@@ -20,6 +23,14 @@ pub struct Key {
     pub queryid: i64,
     /// Whether it was not inside of a function; `None` on 13.
     pub toplevel: Option<bool>,
+}
+
+impl Hash for Key {
+    /// In one number: the statement's id is a hash by itself, and most of what looking for an entry takes is hashing its key.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let place = u64::from(self.userid) << 32 | u64::from(self.dbid);
+        state.write_u64(self.queryid.cast_unsigned() ^ place);
+    }
 }
 
 /// What an entry says, but for its text.

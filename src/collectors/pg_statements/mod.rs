@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     event::Sample,
-    postgres::{Cells, Error, Identity, Param, Session},
+    postgres::{Cells, Error, Identity, Longs, Param, Session},
     settings::{Reader, Section},
     units::Time,
 };
@@ -270,7 +270,7 @@ impl Figures {
         before: Option<&Arc<Seen>>,
     ) -> Result<bool, Error> {
         let Some(before) = before.filter(|before| before.is_steady()) else { return Ok(false) };
-        let (sql, marks) = (extension.fill(CHANGES), Param::Longs(before.entries.marks()));
+        let (sql, marks) = (extension.fill(CHANGES), Param::Longs(Longs(before.entries.marks())));
         let rows = session.query("pg_statements.changes", &sql, &[marks]).await?;
         let row = rows.first().ok_or(Error::Decode { column: "entries".into(), wanted: "one row" })?;
         let changed: Result<Vec<_>, Error> = row.records("changed")?.iter().map(entry).collect();

@@ -12,7 +12,7 @@ use smol_str::SmolStr;
 
 use super::{entries::Key, find::Extension};
 use crate::{
-    postgres::{Error, Param, Row, Session},
+    postgres::{Error, Longs, Param, Row, Session},
     text::{self, Policy},
 };
 
@@ -88,7 +88,7 @@ impl Texts {
         }
         // Masking makes texts shorter: twice as much is enough to fill them up again.
         let chars = i64::try_from(self.max_chars.saturating_mul(2)).unwrap_or(i64::from(i32::MAX) / 2);
-        let params = [Param::Longs(&ids), Param::Int(chars)];
+        let params = [Param::Longs(Longs(&ids)), Param::Int(chars)];
         let sql = extension.fill(TEXTS);
         let answer = session.query_under(&SETTINGS, DEADLINE, "pg_statements.texts", &sql, &params).await;
         let pause = if answer.is_ok() { (start.elapsed() * 100).min(LONGEST_PAUSE) } else { LONGEST_PAUSE };

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    runtime::Builder,
+    runtime::{Builder, LocalOptions},
     sync::{oneshot, watch},
 };
 use tracing::error;
@@ -47,14 +47,17 @@ impl Watch {
                 () = serve => {}
             }
         };
-        let runtime = Builder::new_current_thread().enable_all().build();
+        let keep = move || match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            Ok(runtime) => runtime.block_on(all),
+            Err(error) => error!(reason = %error, "no timers for the watch: no status page; all else runs"),
+        };
         let thread = thread::Builder::new().name("watch".into()).stack_size(STACK);
-        let spawned = runtime.and_then(|runtime| {
-            thread.spawn(move || {
-                if catch_unwind(AssertUnwindSafe(|| runtime.block_on(all))).is_err() {
-                    error!("the watch failed: no status page and no word on what is stuck until the next start; all else runs");
-                }
-            })
+        let spawned = thread.spawn(move || {
+            if catch_unwind(AssertUnwindSafe(keep)).is_err() {
+                error!(
+                    "the watch failed: no status page and no word on what is stuck until the next start; all else runs"
+                );
+            }
         });
         match spawned {
             Ok(_keeps_itself) => Some(Self { _stop: stop }),

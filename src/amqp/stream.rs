@@ -13,7 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_compat::Compat;
 use async_rs::{Runtime, Tokio, traits::Reactor, util::RuntimeParts};
 use rustls::ProtocolVersion;
 use tokio::{
@@ -21,6 +20,7 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::client::TlsStream;
+use tokio_util::compat::Compat;
 
 use super::greeting::Heard;
 

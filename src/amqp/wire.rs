@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use async_compat::CompatExt;
 use futures_util::StreamExt;
 use lapin::{
     BasicProperties, Confirmation, ConnectionProperties, ExchangeKind,
@@ -19,6 +18,7 @@ use lapin::{
     uri::AMQPUri,
 };
 use tokio::time::timeout;
+use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use super::{
     Config,

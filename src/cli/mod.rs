@@ -23,6 +23,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 
 use crate::config::{Level, Loaded, Log, Mistakes, load};
 
@@ -136,12 +137,13 @@ fn dispatch(arguments: Arguments) -> Outcome {
 }
 
 /// What a command waits on: this one thread, and others for what blocks. A second one for tasks makes nothing faster
-/// (measured, publishing included) and costs memory.
+/// (measured, publishing included) and costs memory; a runtime that could have one brings its scheduler along, and that
+/// libm.
 ///
 /// # Errors
 /// Why the system gives no timers and sockets.
-pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+pub fn runtime() -> Result<LocalRuntime, Failure> {
+    let built = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     built.map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))
 }
 

@@ -1,6 +1,7 @@
 //! `spool`: a spool's folder from outside, beside a running agent or rescued from a dead host.
 
 mod dump;
+mod progress;
 mod replay;
 mod status;
 mod verify;
@@ -11,7 +12,6 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use super::{Failure, Outcome};
@@ -19,6 +19,7 @@ use crate::{
     config::Loaded,
     event::status::Lost,
     spool::{self, chain, outside::Outside},
+    units::Bytes,
 };
 
 /// Look at a spool's folder, or deliver what waits in it
@@ -93,13 +94,6 @@ fn failed(error: spool::Error) -> Failure {
     }
 }
 
-/// Shown on a terminal only, and gone at the end.
-fn progress(total: u64, template: &str) -> ProgressBar {
-    // The templates are ours; a wrong one shows the default.
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(total).with_style(style)
-}
-
 /// What there is to know beside what waits: losses, what is set aside, what is not used.
 fn remarks(outside: &Outside) -> String {
     let mut out = String::new();
@@ -113,7 +107,7 @@ fn remarks(outside: &Outside) -> String {
         let _infallible = writeln!(out, "lost, and not yet told: {collector}, {numbers} of run {run}: {reason:?}");
     }
     for (path, bytes) in &outside.aside {
-        let _infallible = writeln!(out, "set aside, its losses declared: {}, {}", path.display(), HumanBytes(*bytes));
+        let _infallible = writeln!(out, "set aside, its losses declared: {}, {}", path.display(), Bytes(*bytes));
     }
     for remark in &outside.remarks {
         let _infallible = writeln!(out, "{} {}", remark.path.display(), remark.why);

@@ -1,7 +1,5 @@
 //! `spool replay`: delivers what waits in the folder of an agent that is gone.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -10,10 +8,12 @@ use tokio::{
 
 use super::{
     super::{Failure, complain, run::ask_to_stop, runtime, say},
-    Outcome, failed, head_json, headline, progress, remarks,
+    Outcome, failed, head_json, headline,
+    progress::{Progress, Unit},
+    remarks,
 };
 use crate::{
-    agent::{self, Progress, Replayed},
+    agent::{self, Replayed},
     config::Config,
     spool::{
         chain,
@@ -28,15 +28,15 @@ pub(super) fn run(config: &Config, json: bool) -> Outcome {
     let outside = outside::look(dir).map_err(failed)?;
     let total = outside.logs.values().map(Log::messages).sum();
     complain(&format!("{total} messages wait in {}{}", headline(dir, &outside), remarks(&outside)));
-    let bar = progress(total, "{bar:40} {pos}/{len} messages {per_sec} {eta} {wide_msg}");
-    bar.enable_steady_tick(Duration::from_millis(200));
+    let progress = Progress::of(total, Unit::Messages);
     let mut trouble = None;
-    let tell = |progress: &Progress| {
-        bar.set_position(total.saturating_sub(progress.waiting));
-        if trouble != progress.trouble {
-            trouble.clone_from(&progress.trouble);
-            bar.suspend(|| complain(trouble.as_deref().unwrap_or("messages are delivered")));
+    let tell = |delivery: &agent::Progress| {
+        if trouble != delivery.trouble {
+            trouble.clone_from(&delivery.trouble);
+            progress.clear();
+            complain(trouble.as_deref().unwrap_or("messages are delivered"));
         }
+        progress.reach(total.saturating_sub(delivery.waiting));
     };
     let runtime = runtime()?;
     let replayed = runtime.block_on(async {
@@ -46,7 +46,7 @@ pub(super) fn run(config: &Config, json: bool) -> Outcome {
             never = signals(stop) => match never {},
         }
     });
-    bar.finish_and_clear();
+    progress.clear();
     // Nothing that still waits for a network may keep the process: what matters is in the spool.
     runtime.shutdown_background();
     let replayed = replayed.map_err(|failure| match failure {

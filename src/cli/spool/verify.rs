@@ -2,20 +2,24 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use super::{
     super::{Failure, say},
-    Outcome, failed, head_json, headline, progress, remarks, remarks_json,
+    Outcome, failed, head_json, headline,
+    progress::{Progress, Unit},
+    remarks, remarks_json,
 };
-use crate::spool::outside::{self, Outside};
+use crate::{
+    spool::outside::{self, Outside},
+    units::Bytes,
+};
 
 pub(super) fn run(dir: &Path, json: bool) -> Outcome {
     let bytes = outside::bytes(dir);
-    let bar = progress(bytes, "{bar:40} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}");
-    let verified = outside::verify(dir, &|read| bar.inc(read));
-    bar.finish_and_clear();
+    let progress = Progress::of(bytes, Unit::Bytes);
+    let verified = outside::verify(dir, &|read| progress.add(read));
+    progress.clear();
     let outside = verified.map_err(failed)?;
     let sound = outside.is_whole() && outside.holes.is_empty();
     say(&if json { object(dir, &outside, bytes, sound) } else { text(dir, &outside, bytes, sound) })?;
@@ -31,7 +35,7 @@ fn text(dir: &Path, outside: &Outside, bytes: u64, sound: bool) -> String {
     out += &remarks(outside);
     let verdict = if sound { "all sound" } else { "not all sound" };
     let _infallible =
-        writeln!(out, "{} records in {} segments, {}: {verdict}", outside.records, outside.segments, HumanBytes(bytes));
+        writeln!(out, "{} records in {} segments, {}: {verdict}", outside.records, outside.segments, Bytes(bytes));
     out
 }
 

@@ -107,7 +107,7 @@ struct Absence {
 const ABSENCES: &[Absence] = &[
     Absence {
         complaint: "lapin stays in amqp/",
-        found: |path| matches!(path, ["lapin" | "async_compat" | "async_rs", ..]),
+        found: |path| matches!(path, ["lapin" | "tokio_util" | "async_rs", ..]),
         allowed: &["amqp/"],
     },
     Absence {

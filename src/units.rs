@@ -11,24 +11,6 @@ use serde::{Serialize, Serializer};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub i64);
 
-/// A number of bytes for people to read: `512 B`, `1.50 GiB`.
-#[derive(Debug, Clone, Copy)]
-pub struct Bytes(pub u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-        // How often 1024 goes into it.
-        let power = self.0.max(1).ilog2() / 10;
-        let unit = units.get(power as usize).copied().unwrap_or_default();
-        let text = match power {
-            0 => format!("{} {unit}", self.0),
-            _ => format!("{:.2} {unit}", self.0 as f64 / (1u64 << (10 * power)) as f64),
-        };
-        f.pad(&text)
-    }
-}
-
 impl Time {
     /// The host's clock.
     pub fn now() -> Self {
@@ -183,18 +165,6 @@ mod tests {
         if let Some(want) = want {
             assert_eq!(parse_duration(&duration(want)), Ok(want), "{text:?}");
         }
-    }
-
-    #[test]
-    fn bytes_are_told_in_the_largest_unit_that_fits() {
-        let told = |bytes, want: &str| assert_eq!(Bytes(bytes).to_string(), want);
-        told(0, "0 B");
-        told(1023, "1023 B");
-        told(1024, "1.00 KiB");
-        told((1 << 20) - 1, "1024.00 KiB");
-        told(3 << 29, "1.50 GiB");
-        told(u64::MAX, "16.00 EiB");
-        assert_eq!(format!("{:>8}", Bytes(7)), "     7 B");
     }
 
     #[test]

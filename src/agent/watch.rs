@@ -49,7 +49,9 @@ impl Watch {
         };
         let keep = move || match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => runtime.block_on(all),
-            Err(error) => error!(reason = %error, "no timers for the watch: no status page; all else runs"),
+            Err(error) => {
+                error!(reason = %error, "no timers for the watch: no status page and no word on what is stuck; all else runs");
+            }
         };
         let thread = thread::Builder::new().name("watch".into()).stack_size(STACK);
         let spawned = thread.spawn(move || {

@@ -167,6 +167,10 @@ impl Message<'_, Nil> {
         out.reserve_exact(head.len() + events.as_slice().iter().map(Vec::len).sum::<usize>());
         out.splice(..0, head);
         events.for_each(|event| out.extend_from_slice(&event));
+        // It may wait for long, and counts as what is in it.
+        if out.capacity() > 2 * out.len() {
+            out.shrink_to_fit();
+        }
         Ok(out)
     }
 }
@@ -344,7 +348,7 @@ mod tests {
             server: None,
             events: None,
         };
-        for len in [1, 15, 16, 70_000] {
+        for len in [0, 1, 15, 16, 70_000] {
             let Message { collector, agent_name, agent_version, host, run_id, .. } = head();
             let whole = encode(&Message {
                 collector,
@@ -357,10 +361,10 @@ mod tests {
                 run_id,
                 seq: 7,
                 server: None,
-                events: vec!["event"; len],
+                events: (0..len).collect::<Vec<_>>(),
             })
             .expect("encodes");
-            let events = vec![encode("event").expect("encodes"); len];
+            let events = (0..len).map(|event| encode(&event).expect("encodes")).collect();
             assert_eq!(head().put_together(events).expect("encodes"), whole, "{len} events");
         }
     }

@@ -5,8 +5,9 @@
 
 use std::{borrow::Cow, cell::Cell as Place, net::IpAddr, str};
 
+use bytes::BytesMut;
 use smol_str::{SmolStr, ToSmolStr};
-use tokio_postgres::types::{FromSql, IsNull, Kind, ToSql, Type, private::BytesMut, to_sql_checked};
+use tokio_postgres::types::{FromSql, IsNull, Kind, ToSql, Type, to_sql_checked};
 
 use super::Error;
 use crate::units::Time;

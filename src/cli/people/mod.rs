@@ -7,7 +7,8 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value};
 
-use value::{clean, cut, plain, shown, span};
+use value::{clean, cut, plain, shown};
+pub(super) use value::{size, span};
 
 /// The columns that say most, for those that have too many for a screen; of others all that are not nil.
 const COLUMNS: &[(&str, &[&str])] = &[

@@ -25,7 +25,8 @@ pub(super) fn shown(key: &str, value: &Value) -> String {
     }
 }
 
-fn size(bytes: u64) -> String {
+/// Bytes, in the largest unit that fits.
+pub(in crate::cli) fn size(bytes: u64) -> String {
     let units = [("TiB", 1u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     match units.iter().find(|(_, size)| bytes >= *size) {
         Some((unit, size)) => format!("{:.1} {unit}", bytes as f64 / *size as f64),
@@ -34,7 +35,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// A time span in seconds, in the unit that a person would take.
-pub(super) fn span(seconds: f64) -> String {
+pub(in crate::cli) fn span(seconds: f64) -> String {
     match seconds {
         ..0.0 => "0 s".into(),
         ..10.0 => format!("{seconds:.1} s"),

@@ -14,12 +14,11 @@ use std::{
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::{Failure, Outcome};
+use super::{Failure, Outcome, people::size};
 use crate::{
     config::Loaded,
     event::status::Lost,
     spool::{self, chain, outside::Outside},
-    units::Bytes,
 };
 
 /// Look at a spool's folder, or deliver what waits in it
@@ -107,7 +106,7 @@ fn remarks(outside: &Outside) -> String {
         let _infallible = writeln!(out, "lost, and not yet told: {collector}, {numbers} of run {run}: {reason:?}");
     }
     for (path, bytes) in &outside.aside {
-        let _infallible = writeln!(out, "set aside, its losses declared: {}, {}", path.display(), Bytes(*bytes));
+        let _infallible = writeln!(out, "set aside, its losses declared: {}, {}", path.display(), size(*bytes));
     }
     for remark in &outside.remarks {
         let _infallible = writeln!(out, "{} {}", remark.path.display(), remark.why);

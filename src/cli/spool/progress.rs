@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::units::Bytes;
+use super::super::people::{size, span};
 
 /// How often the line is written at the most: eyes are not faster.
 const EVERY: Duration = Duration::from_millis(100);
@@ -28,21 +28,22 @@ pub(super) enum Unit {
 pub(super) struct Progress {
     unit: Unit,
     total: u64,
-    start: Instant,
     /// Whether anybody sees it.
     seen: bool,
     shown: Mutex<Shown>,
 }
 
+#[derive(Default)]
 struct Shown {
     done: u64,
+    /// When it got on: before that, somebody was waited for.
+    start: Option<Instant>,
     at: Option<Instant>,
 }
 
 impl Progress {
     pub(super) fn of(total: u64, unit: Unit) -> Self {
-        let shown = Mutex::new(Shown { done: 0, at: None });
-        Self { unit, total, start: Instant::now(), seen: io::stderr().is_terminal(), shown }
+        Self { unit, total, seen: io::stderr().is_terminal(), shown: Mutex::default() }
     }
 
     /// So much more is done.
@@ -74,8 +75,10 @@ impl Progress {
         if !self.seen || shown.at.is_some_and(|at| at.elapsed() < EVERY) {
             return;
         }
-        shown.at = Some(Instant::now());
-        let line = line(shown.done, self.total, self.unit, self.start.elapsed());
+        let now = Instant::now();
+        shown.at = Some(now);
+        let start = if shown.done == 0 { now } else { *shown.start.get_or_insert(now) };
+        let line = line(shown.done, self.total, self.unit, now - start);
         let columns = terminal_size::terminal_size_of(io::stderr()).map_or(usize::MAX, |(width, _)| width.0.into());
         // One that reaches the last column may begin another line.
         write(&format!("{CLEAR}{}", line.chars().take(columns.saturating_sub(1)).collect::<String>()));
@@ -87,25 +90,28 @@ fn write(text: &str) {
     let _gone = io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// `1.50 GiB of 3.00 GiB, 50 %, 512.00 MiB a second, 3 s left`.
+/// `1.5 GiB of 3.0 GiB, 50 %, 512.0 MiB a second, 3.0 s left`.
 fn line(done: u64, total: u64, unit: Unit, took: Duration) -> String {
     let amount = |number: u64| match unit {
-        Unit::Bytes => Bytes(number).to_string(),
+        Unit::Bytes => size(number),
         Unit::Messages => number.to_string(),
     };
     let name = match unit {
         Unit::Bytes => "",
         Unit::Messages => " messages",
     };
-    let millis = u128::max(took.as_millis(), 1);
+    // What is looked at once more counts once more.
+    let done = done.min(total);
     let percent = u128::from(done) * 100 / u128::from(total.max(1));
-    let per_second = u64::try_from(u128::from(done) * 1000 / millis).unwrap_or(u64::MAX);
-    let left = match u128::from(total.saturating_sub(done)) * millis / 1000 / u128::from(done.max(1)) {
-        _ if done == 0 => String::new(),
-        seconds if seconds < 120 => format!(", {seconds} s left"),
-        seconds => format!(", {} min left", seconds / 60),
-    };
-    format!("{} of {}{name}, {percent} %, {} a second{left}", amount(done), amount(total), amount(per_second))
+    let far = format!("{} of {}{name}, {percent} %", amount(done), amount(total));
+    let millis = took.as_millis();
+    match u64::try_from(u128::from(done) * 1000 / millis.max(1)) {
+        Ok(per_second) if done > 0 && millis > 0 => {
+            let left = (total - done) as f64 * took.as_secs_f64() / done as f64;
+            format!("{far}, {} a second, {} left", amount(per_second), span(left))
+        }
+        _ => far,
+    }
 }
 
 #[cfg(test)]
@@ -116,11 +122,12 @@ mod tests {
     fn a_line_tells_how_far_how_fast_and_how_long() {
         let told = |done, total, unit, seconds| line(done, total, unit, Duration::from_secs(seconds));
         let gib = 1 << 30;
-        assert_eq!(told(gib, 3 * gib, Unit::Bytes, 2), "1.00 GiB of 3.00 GiB, 33 %, 512.00 MiB a second, 4 s left");
-        assert_eq!(told(0, 10, Unit::Messages, 5), "0 of 10 messages, 0 %, 0 a second");
-        assert_eq!(told(10, 10, Unit::Messages, 5), "10 of 10 messages, 100 %, 2 a second, 0 s left");
-        assert_eq!(told(1, 1000, Unit::Messages, 1), "1 of 1000 messages, 0 %, 1 a second, 16 min left");
-        assert_eq!(told(0, 0, Unit::Bytes, 0), "0 B of 0 B, 0 %, 0 B a second");
-        assert!(told(u64::MAX, u64::MAX, Unit::Bytes, 0).contains("100 %"));
+        assert_eq!(told(gib, 3 * gib, Unit::Bytes, 2), "1.0 GiB of 3.0 GiB, 33 %, 512.0 MiB a second, 4.0 s left");
+        assert_eq!(told(0, 10, Unit::Messages, 5), "0 of 10 messages, 0 %");
+        assert_eq!(told(10, 10, Unit::Messages, 5), "10 of 10 messages, 100 %, 2 a second, 0.0 s left");
+        assert_eq!(told(1, 1000, Unit::Messages, 1), "1 of 1000 messages, 0 %, 1 a second, 17 min left");
+        assert_eq!(told(0, 0, Unit::Bytes, 0), "0 B of 0 B, 0 %");
+        assert_eq!(told(9, 3, Unit::Messages, 3), "3 of 3 messages, 100 %, 1 a second, 0.0 s left");
+        assert_eq!(told(u64::MAX, u64::MAX, Unit::Messages, 0), format!("{0} of {0} messages, 100 %", u64::MAX));
     }
 }

@@ -4,11 +4,13 @@ use std::{fmt::Write as _, path::Path};
 
 use serde_json::{Map, Value, json};
 
-use super::{super::say, Outcome, failed, head_json, headline, remarks, remarks_json};
+use super::{
+    super::{people::size, say},
+    Outcome, failed, head_json, headline, remarks, remarks_json,
+};
 use crate::{
     event::status::{SpoolStatus, Waiting},
     spool::{log::Log, outside, outside::Outside},
-    units::Bytes,
 };
 
 pub(super) fn run(dir: &Path, json: bool) -> Outcome {
@@ -49,7 +51,7 @@ fn text(dir: &Path, outside: &Outside) -> String {
     let mut rows = vec![["collector", "waiting", "size", "oldest"].map(str::to_owned)];
     let row = |name: &str, status: &SpoolStatus| {
         let oldest = status.oldest_at.map_or_else(|| "-".to_owned(), |time| time.to_string());
-        [name.to_owned(), status.messages.to_string(), Bytes(status.bytes).to_string(), oldest]
+        [name.to_owned(), status.messages.to_string(), size(status.bytes), oldest]
     };
     rows.extend(outside.logs.iter().map(|(name, log)| row(name, &of(log))));
     rows.push(row("all", &total(outside)));

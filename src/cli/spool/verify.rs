@@ -5,15 +5,12 @@ use std::{fmt::Write as _, path::Path};
 use serde_json::{Value, json};
 
 use super::{
-    super::{Failure, say},
+    super::{Failure, people::size, say},
     Outcome, failed, head_json, headline,
     progress::{Progress, Unit},
     remarks, remarks_json,
 };
-use crate::{
-    spool::outside::{self, Outside},
-    units::Bytes,
-};
+use crate::spool::outside::{self, Outside};
 
 pub(super) fn run(dir: &Path, json: bool) -> Outcome {
     let bytes = outside::bytes(dir);
@@ -35,7 +32,7 @@ fn text(dir: &Path, outside: &Outside, bytes: u64, sound: bool) -> String {
     out += &remarks(outside);
     let verdict = if sound { "all sound" } else { "not all sound" };
     let _infallible =
-        writeln!(out, "{} records in {} segments, {}: {verdict}", outside.records, outside.segments, Bytes(bytes));
+        writeln!(out, "{} records in {} segments, {}: {verdict}", outside.records, outside.segments, size(bytes));
     out
 }
 

@@ -291,8 +291,9 @@ impl Seen {
         {
             self.leaders.insert(pid, leader);
         }
+        let query_start = row.get("query_start")?;
         if wait_event_type.as_deref() == Some("Lock") {
-            self.waiting.push((row.get("query_start")?, pid));
+            self.waiting.push((query_start, pid));
         }
         let hidden: bool = row.get("hidden")?;
         let application_name = text("application_name")?;
@@ -301,11 +302,15 @@ impl Seen {
             self.hidden += 1;
         }
         let wanted = state.as_ref().is_some_and(|state| state != "idle") || involved.contains(&pid);
-        if wanted && !row.get::<bool>("own")? {
-            let found = Found { pid, leader_pid, kind: kind.clone(), hidden, application_name };
+        let of_row = wanted.then(|| kind.clone());
+        // Whether its row can be read or not.
+        *self.sessions.entry(kind).or_default() += 1;
+        if let Some(kind) = of_row
+            && !row.get::<bool>("own")?
+        {
+            let found = Found { pid, leader_pid, kind, query_start, hidden, application_name };
             self.rows.push(read(row, found, config, texts)?);
         }
-        *self.sessions.entry(kind).or_default() += 1;
         Ok(())
     }
 }
@@ -315,14 +320,14 @@ struct Found {
     pid: i32,
     leader_pid: Option<i32>,
     kind: Kind,
+    query_start: Option<Time>,
     hidden: bool,
     application_name: Option<SmolStr>,
 }
 
 fn read(row: &postgres::Row, found: Found, config: &Config, texts: &Policy) -> Result<Row, Error> {
-    let Found { pid, leader_pid, kind, hidden, application_name } = found;
+    let Found { pid, leader_pid, kind, query_start, hidden, application_name } = found;
     let [datname, state, wait_event_type, wait_event, backend_type] = kind;
-    let query_start = row.get("query_start")?;
     let whole = row.text("query")?.filter(|_| !hidden);
     let most = usize::try_from(config.query_max_chars).unwrap_or(usize::MAX);
     let cut: Option<bool> = row.get("cut")?;

@@ -157,13 +157,14 @@ impl<'a> Parties<'a> {
     }
 
     fn prepared(&mut self, row: &Row) -> Result<(), Error> {
+        let node = Node::Prepared(row.get("gid")?);
         let party = Party {
-            datname: row.get("database")?,
-            usename: row.get("owner")?,
             state_change: row.get("prepared")?,
+            usename: row.get("owner")?,
+            datname: row.get("database")?,
             ..Party::default()
         };
-        self.known.insert(Node::Prepared(row.get("gid")?), party);
+        self.known.insert(node, party);
         Ok(())
     }
 }

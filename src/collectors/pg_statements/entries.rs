@@ -27,6 +27,7 @@ pub struct Key {
 
 impl Hash for Key {
     /// In one number: the statement's id is a hash by itself, and most of what looking for an entry takes is hashing its key.
+    /// Whether it is `toplevel` is left to `==`.
     fn hash<H: Hasher>(&self, state: &mut H) {
         let place = u64::from(self.userid) << 32 | u64::from(self.dbid);
         state.write_u64(self.queryid.cast_unsigned() ^ place);

@@ -1,7 +1,7 @@
 //! Disk space: asked in a thread, because a server of files that is away hangs.
 //!
-//! One thread asks one file system after the other; where one hangs, another thread goes on with those behind it. A path
-//! that hangs is nil until it answers; it is not asked twice at once, so a dead mount costs one thread.
+//! One thread asks one file system after the other; where one hangs, those behind it get threads of their own. A path that
+//! hangs is nil until it answers; it is not asked twice at once, so a dead mount costs one thread.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -24,7 +24,7 @@ use super::{Failed, body::DiskUsage, host::percent};
 /// How long a file system may take to answer.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// How long those behind it wait for it. A local one answers within microseconds.
+/// How long those behind it wait for it, and then no longer. A local one answers within microseconds.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What a path's file system answered; `None` for a path that does not exist.
@@ -90,13 +90,16 @@ fn locked(questions: &Questions) -> std::sync::MutexGuard<'_, VecDeque<(String, 
     questions.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sees to it that no question waits for long behind another one.
+/// Sees to it that no question waits for long behind others: one thread for all at first, then one for each that still waits.
 async fn threads(questions: &Questions, ask: Ask) -> Infallible {
+    let mut most = 1;
     loop {
-        if !locked(questions).is_empty() {
+        let waiting = locked(questions).len();
+        for _ in 0..waiting.min(most) {
             let questions = Arc::clone(questions);
             spawn_blocking(move || answer_all(&questions, ask));
         }
+        most = usize::MAX;
         sleep(PATIENCE).await;
     }
 }

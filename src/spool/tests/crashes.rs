@@ -396,12 +396,18 @@ fn any_one_call_that_fails_costs_nothing_and_is_got_over() {
 
 #[test]
 fn any_one_call_that_fails_while_a_folder_that_was_taken_away_is_made_anew_costs_nothing() {
-    for at in 0..40 {
+    let begin = |fault: Option<u64>| {
         let mut play = Play::new(1 << 30);
-        play.sim.set(Fault::Nth(play.sim.calls() + at));
+        let before = play.sim.calls();
+        play.sim.set(fault.map_or(Fault::Nothing, |at| Fault::Nth(before + at)));
         play.pass(50_000);
         play.step(&Step::Wipe);
         play.number(LOGS[0]);
+        let calls = play.sim.calls() - before;
+        (play, calls)
+    };
+    for at in 0..begin(None).1 {
+        let (mut play, _) = begin(Some(at));
         play.kill();
         let declared = play.end();
         assert!(reasons(&declared).is_subset(&[Reason::DiskFull].into()), "call {at} failed: {declared:?}");

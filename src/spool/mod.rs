@@ -38,6 +38,7 @@ pub mod segment;
 mod state;
 #[cfg(test)]
 mod tests;
+pub mod unsynced;
 
 use std::{
     collections::BTreeMap,
@@ -198,9 +199,9 @@ impl Spool {
         encode: impl FnOnce(u64) -> Result<Vec<u8>, EncodeError>,
     ) -> Result<u64, EncodeError> {
         let mut state = self.state();
-        let seq = state.next(draft.collector);
+        let (name, seq) = state.next(draft.collector);
         let body = encode(seq)?;
-        state.append(draft, seq, body);
+        state.append(draft, &name, seq, body);
         drop(state);
         self.appended();
         Ok(seq)
@@ -216,13 +217,13 @@ impl Spool {
         encode: impl FnOnce(u64, Told) -> Result<Vec<u8>, EncodeError>,
     ) -> Result<u64, EncodeError> {
         let mut state = self.state();
-        let seq = state.next(draft.collector);
+        let (name, seq) = state.next(draft.collector);
         let mut told = state.told();
         told.sent.insert(draft.collector.to_owned(), seq);
         let body = encode(seq, told)?;
         state.lost.told(seq, TOLD_AT_ONCE);
         state.previous.told(seq, usize::MAX);
-        state.append(draft, seq, body);
+        state.append(draft, &name, seq, body);
         drop(state);
         self.appended();
         Ok(seq)

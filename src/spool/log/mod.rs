@@ -26,6 +26,7 @@ use super::{
     ranges::Ranges,
     record::Head,
     segment::{self, Segment, Tail},
+    unsynced::Unsynced,
 };
 use crate::{
     event::{
@@ -127,6 +128,8 @@ pub struct Log {
     pub dead: Vec<Segment>,
     /// What was found damaged since somebody last asked.
     pub losses: Vec<Loss>,
+    /// What of it may not be on disk, and since when.
+    pub unsynced: Unsynced,
     /// No queue wants what is in it, as far as the publisher knows.
     pub unwanted: bool,
     /// Why it could not be read when somebody last tried.
@@ -135,7 +138,7 @@ pub struct Log {
 
 /// A file of a log that is to be synced.
 #[derive(Debug)]
-pub struct Unsynced {
+pub struct ToSync {
     /// Its segment.
     pub segment: Key,
     /// The file.
@@ -179,6 +182,7 @@ impl Log {
             cursor,
             dead: Vec::new(),
             losses: Vec::new(),
+            unsynced: Unsynced::default(),
             unwanted: false,
             unreadable: None,
         };
@@ -386,7 +390,8 @@ impl Log {
     }
 
     /// Files with something in them that was not synced yet. They count as synced until somebody says otherwise.
-    pub fn unsynced(&mut self) -> Vec<Unsynced> {
+    pub fn to_sync(&mut self) -> Vec<ToSync> {
+        self.unsynced.forget();
         let folder = &self.folder;
         let segments = self
             .segments
@@ -397,7 +402,7 @@ impl Log {
             let file = segment.file().ok()?;
             let was = std::mem::replace(&mut segment.unsynced, segment::Unsynced::Nothing);
             let folder = (was == segment::Unsynced::Name).then(|| folder.clone());
-            Some(Unsynced { segment: key(segment), file, folder })
+            Some(ToSync { segment: key(segment), file, folder })
         });
         unsynced.collect()
     }

@@ -23,7 +23,11 @@ impl Log {
 
     pub(super) fn state(&mut self) -> Settled {
         self.bury();
-        if self.is_settled() { Settled::Wholly } else { Settled::Partly }
+        if !self.is_settled() {
+            return Settled::Partly;
+        }
+        self.unsynced.forget();
+        Settled::Wholly
     }
 
     pub(super) fn settle(&mut self, run: u64, first: u64, last: u64) {

@@ -1,13 +1,12 @@
 //! Duties: what must be done when, and what of it is due now.
 
 use std::{
-    collections::BTreeMap,
     io,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{State, unsynced::Unsynced};
+use super::State;
 use crate::spool::{
     host::File,
     log,
@@ -17,8 +16,6 @@ use crate::spool::{
 /// When what must be done.
 #[derive(Debug, Default)]
 pub(super) struct Duties {
-    /// What of each log is not yet synced.
-    pub(super) unsynced: BTreeMap<Arc<str>, Unsynced>,
     /// The mark's slots differ from what was written since.
     pub(super) mark: Option<Instant>,
     /// The mark differs from what was synced since, and by how many messages.
@@ -59,7 +56,7 @@ impl Duties {
 
 /// What is due now, taken out of the state so that the disk holds nobody up.
 pub(in crate::spool) struct Due {
-    pub(in crate::spool) sync: Vec<(Arc<str>, log::Unsynced)>,
+    pub(in crate::spool) sync: Vec<(Arc<str>, log::ToSync)>,
     pub(in crate::spool) rescue: Vec<(Arc<str>, log::Key, io::Result<Copy>)>,
     pub(in crate::spool) mark: Option<(Arc<dyn File>, u64)>,
     pub(in crate::spool) dead: Vec<Segment>,
@@ -95,8 +92,8 @@ impl State {
 
     pub(in crate::spool) fn next_duty(&self) -> Option<Instant> {
         let now = || self.host.now();
-        let sync =
-            self.duties.unsynced.values().filter_map(Unsynced::since).min().map(|since| since + self.config.sync_after);
+        let unsynced = self.logs.values().filter_map(|log| log.unsynced.since()).min();
+        let sync = unsynced.map(|since| since + self.config.sync_after);
         let mark = self.duties.mark.map(|since| since + MARK_AFTER);
         let look = self.waits().then(|| self.duties.looked.map_or_else(now, |last| last + LOOK_EVERY));
         let rescue = self.needs_rescue().then(|| self.duties.rescue.unwrap_or_else(now));
@@ -115,14 +112,13 @@ impl State {
     }
 
     /// The files of logs in which something has waited for `sync_after`, all that was written to them since included.
-    fn take_unsynced(&mut self, now: Instant) -> Vec<(Arc<str>, log::Unsynced)> {
+    fn take_unsynced(&mut self, now: Instant) -> Vec<(Arc<str>, log::ToSync)> {
         let mut sync = Vec::new();
-        for (name, unsynced) in &mut self.duties.unsynced {
-            let Some(last) = unsynced.take_due(now, self.config.sync_after) else { continue };
-            let log = self.logs.get_mut(name).filter(|log| !log.is_settled() && log.settled_to() < last);
-            let Some(log) = log else { continue };
-            *unsynced = Unsynced::default();
-            sync.extend(log.unsynced().into_iter().map(|file| (Arc::clone(name), file)));
+        for (name, log) in &mut self.logs {
+            let due = log.unsynced.take_due(now, self.config.sync_after);
+            if due.is_some_and(|last| !log.is_settled() && log.settled_to() < last) {
+                sync.extend(log.to_sync().into_iter().map(|file| (Arc::clone(name), file)));
+            }
         }
         sync
     }

@@ -4,7 +4,6 @@ mod duties;
 mod room;
 mod safe;
 mod tell;
-mod unsynced;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
@@ -14,7 +13,6 @@ use uuid::Uuid;
 use duties::Duties;
 use room::NoRoom;
 pub(super) use safe::sync_names;
-use unsynced::Unsynced;
 
 use super::{
     Config, Draft,
@@ -27,6 +25,7 @@ use super::{
     outlook::Outlook,
     ranges::Ranges,
     record,
+    unsynced::Unsynced,
 };
 use crate::{
     event::{batch::Batch, status::Reason},
@@ -130,8 +129,9 @@ impl State {
             info!(messages = waiting, "earlier runs left messages in the spool; they follow behind what is fresh");
         }
         let (now, sync_after) = (self.host.now(), self.config.sync_after);
-        let unsettled = self.logs.iter().filter(|(_, log)| !log.is_settled()).map(|(name, _)| Arc::clone(name));
-        self.duties.unsynced = unsettled.map(|name| (name, Unsynced::overdue(now, sync_after))).collect();
+        for log in self.logs.values_mut().filter(|log| !log.is_settled()) {
+            log.unsynced = Unsynced::overdue(now, sync_after);
+        }
         self.write_mark();
         let synced = self.folder.as_mut().map(|folder| {
             let (mark, generation) = folder.mark.to_sync();
@@ -154,11 +154,6 @@ impl State {
         self.seen.0 + u64::try_from(passed.as_millis()).unwrap_or(0)
     }
 
-    /// A collector's name as everything of its log shares it.
-    fn name(&self, collector: &str) -> Arc<str> {
-        self.logs.get_key_value(collector).map_or_else(|| collector.into(), |(name, _)| Arc::clone(name))
-    }
-
     fn log(&mut self, name: &Arc<str>) -> &mut Log {
         let (agent, run_id, run) = (self.agent, self.run_id, self.run);
         self.logs.entry(Arc::clone(name)).or_insert_with(|| {
@@ -169,16 +164,17 @@ impl State {
         })
     }
 
-    pub(super) fn next(&self, collector: &str) -> u64 {
-        self.logs.get(collector).map_or(0, Log::given) + 1
+    /// A collector's name as everything of its log shares it, and the number that comes next in it.
+    pub(super) fn next(&self, collector: &str) -> (Arc<str>, u64) {
+        let log = self.logs.get_key_value(collector);
+        log.map_or_else(|| (collector.into(), 1), |(name, log)| (Arc::clone(name), log.given() + 1))
     }
 
-    pub(super) fn append(&mut self, draft: Draft<'_>, seq: u64, body: Vec<u8>) {
-        let name = self.name(draft.collector);
+    pub(super) fn append(&mut self, draft: Draft<'_>, name: &Arc<str>, seq: u64, body: Vec<u8>) {
         let batch = Batch {
             agent: self.agent,
             run_id: self.run_id,
-            collector: Arc::clone(&name),
+            collector: Arc::clone(name),
             seq,
             time: Time::now(),
             events: draft.events,
@@ -192,25 +188,31 @@ impl State {
             self.look_for_files(now);
         }
         let (seen, segment, live) = (self.seen_ms(now), self.config.segment_bytes(), self.live);
-        let room = self.make_room(&name, bytes, now);
+        let sync_after = self.config.sync_after;
+        let room = self.make_room(name, bytes, now);
         let memory = self.logs.values().map(Log::memory_bytes).sum::<usize>() + batch.body.len();
         let spare = live.filter(|_| memory <= MEMORY_BYTES);
-        let log = self.log(&name);
+        let log = self.log(name);
         let before = log.memory_bytes();
-        match room {
-            Ok(()) => {
-                let written = log.append(batch, seen, segment, live, spare);
-                self.disk_trouble(written.err());
+        let disk = match room {
+            Ok(()) => Some(log.append(batch, seen, segment, live, spare)),
+            Err(NoRoom::Newest) => {
+                log.refuse(&batch, Reason::Evicted);
+                None
             }
-            // The disk was not asked: nothing is known of it.
-            Err(NoRoom::Newest) => log.refuse(&batch, Reason::Evicted),
             Err(NoRoom::Disk(why)) => {
                 log.keep_in_memory(batch, spare);
-                self.disk_trouble(Some(why));
+                Some(Err(why))
             }
+        };
+        let (in_memory, refused) = (log.memory_bytes() > before, !log.losses.is_empty());
+        if !log.is_settled() {
+            log.unsynced.wrote(seq, now, sync_after);
         }
-        let log = self.log(&name);
-        let (in_memory, refused, settled) = (log.memory_bytes() > before, !log.losses.is_empty(), log.is_settled());
+        // Where it was not asked, nothing is known of it.
+        if let Some(written) = disk {
+            self.disk_trouble(written.err());
+        }
         self.after_change();
         if in_memory || refused {
             // Before its number is, so that a next run knows what became of it.
@@ -218,14 +220,10 @@ impl State {
         }
         // A message more makes the mark differ from what was synced of it.
         self.duties.mark_sync.get_or_insert((now, 0)).1 += 1;
-        if !settled {
-            let unsynced = self.duties.unsynced.entry(Arc::clone(&name)).or_default();
-            unsynced.wrote(seq, now, self.config.sync_after);
-        }
         self.ungiven = true;
-        if self.config.sync_after.is_zero() {
+        if sync_after.is_zero() {
             self.write_given();
-            self.sync_inline(&name);
+            self.sync_inline(name);
         }
     }
 
@@ -279,7 +277,6 @@ impl State {
             self.duties.mark.get_or_insert(now);
             return;
         }
-        self.duties.unsynced.remove(collector);
         // The mark first: after a kill, what is neither in the log nor settled would be taken for missing.
         if self.mark_settled(collector) {
             let cut = self.logs.get_mut(collector).map(Log::cut_back);

@@ -50,14 +50,14 @@ impl State {
         // On a disk that is nearly full the trouble is over only when there is room for more than one message.
         let enough = self.config.segment_bytes().min(ENOUGH);
         let room = if self.trouble.writing.is_some() { bytes.max(enough) } else { bytes };
-        while self.free(now) < self.config.min_free.saturating_add(room) && self.drop_aside() {
+        while self.free(now) < self.config.min_free.saturating_add(room) {
+            if !self.drop_aside() {
+                return Err(NoRoom::Disk(io::Error::other(format!(
+                    "less than spool.min_free ({}) is free",
+                    crate::units::size(self.config.min_free)
+                ))));
+            }
             self.space.1 = u64::MAX;
-        }
-        if self.free(now) < self.config.min_free.saturating_add(room) {
-            return Err(NoRoom::Disk(io::Error::other(format!(
-                "less than spool.min_free ({}) is free",
-                crate::units::size(self.config.min_free)
-            ))));
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ impl State {
     /// `sync_after = "0s"`: a message is on disk before the publisher can have it.
     pub(super) fn sync_inline(&mut self, collector: &Arc<str>) {
         let host = Arc::clone(&self.host);
-        for unsynced in self.log(collector).unsynced() {
+        for unsynced in self.log(collector).to_sync() {
             let folder = unsynced.folder.as_deref();
             let synced = unsynced.file.sync().and_then(|()| folder.map_or(Ok(()), |folder| sync_names(&*host, folder)));
             match synced {
@@ -35,7 +35,6 @@ impl State {
                 Err(error) => self.sync_failed(collector, unsynced.segment, &error),
             }
         }
-        self.duties.unsynced.remove(collector);
     }
 
     /// Tells that the disk cannot be written, or that it can be again; each once.

@@ -14,7 +14,7 @@ const POINTS: u32 = 4;
 
 /// The points of one log, the oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Unsynced(VecDeque<Point>);
+pub struct Unsynced(VecDeque<Point>);
 
 #[derive(Debug)]
 struct Point {
@@ -26,13 +26,13 @@ struct Point {
 
 impl Unsynced {
     /// What a killed agent had no time to sync, of whatever run: it is due at once, and never settled by a `seq`.
-    pub(super) fn overdue(now: Instant, sync_after: Duration) -> Self {
+    pub fn overdue(now: Instant, sync_after: Duration) -> Self {
         let since = now.checked_sub(sync_after).unwrap_or(now);
         Self(VecDeque::from([Point { since, last: u64::MAX }]))
     }
 
     /// A message was written.
-    pub(super) fn wrote(&mut self, seq: u64, now: Instant, sync_after: Duration) {
+    pub fn wrote(&mut self, seq: u64, now: Instant, sync_after: Duration) {
         match self.0.back_mut() {
             Some(newest) if now < newest.since + sync_after / POINTS => newest.last = newest.last.max(seq),
             _ => self.0.push_back(Point { since: now, last: seq }),
@@ -40,12 +40,17 @@ impl Unsynced {
     }
 
     /// Since when something may not be on disk.
-    pub(super) fn since(&self) -> Option<Instant> {
+    pub fn since(&self) -> Option<Instant> {
         self.0.front().map(|oldest| oldest.since)
     }
 
+    /// All of it is settled, or is synced now.
+    pub fn forget(&mut self) {
+        self.0.clear();
+    }
+
     /// Takes out what is due, and tells its last `seq`.
-    pub(super) fn take_due(&mut self, now: Instant, sync_after: Duration) -> Option<u64> {
+    pub fn take_due(&mut self, now: Instant, sync_after: Duration) -> Option<u64> {
         let due = self.0.partition_point(|point| now >= point.since + sync_after);
         self.0.drain(..due).map(|point| point.last).max()
     }

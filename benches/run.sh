@@ -1,7 +1,7 @@
 #!/bin/bash
 # Measures the whole agent beside what disk, broker and codec can give, in one run, on real servers that it starts itself.
 #
-#   benches/run.sh                    all parts, seven rounds each (about three quarters of an hour)
+#   benches/run.sh                    all parts, seven rounds each or more (about three quarters of an hour)
 #   benches/run.sh rounds=9 append    more rounds, and this part only; the parts: encode append read publish replay rest
 #                                     load start crowd server default size growth hour
 #   benches/run.sh order              writes build/running.ld anew: the functions that are to lie side by side (x86-64)

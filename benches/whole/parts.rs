@@ -72,6 +72,8 @@ fn encode(rounds: usize) -> Vec<Figure> {
 }
 
 fn append(rounds: usize) -> Vec<Figure> {
+    // They take no second each, and what a disk's syncs take scatters.
+    let rounds = 3 * rounds;
     let folder = Folder::new("append");
     let mut figures = Vec::new();
     for (kib, group, synced, count, least) in [

@@ -4,7 +4,7 @@
 //! A breakpoint stands at each function, and is taken away when it is met (ptrace(2)).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     fs::File,
     os::unix::fs::FileExt,
@@ -32,9 +32,6 @@ use crate::{
 const LIST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/build/running.ld");
 /// What runs within this time counts: every collector and duty has had its turn by then.
 const TIME: Duration = Duration::from_secs(60);
-/// Functions of one source (generic ones, for many types) have one name and a hash each. Where those that do not run have
-/// so many bytes, the hash goes into the list too, though another compiler or package makes another one.
-const AMBIGUOUS: u64 = 8 << 10;
 /// `int3`: a breakpoint.
 const BREAKPOINT: u8 = 0xcc;
 
@@ -119,21 +116,12 @@ impl Functions {
 
     /// A linker script that puts them side by side, in the order in which they were met.
     fn script(&self, met: &[u64]) -> String {
-        let mut idle: BTreeMap<String, u64> = BTreeMap::new();
-        for (address, (size, name)) in &self.found {
-            *idle.entry(without_hash(name)).or_default() += if met.contains(address) { 0 } else { *size };
-        }
-        let mut names = Vec::new();
-        for (_, name) in met.iter().filter_map(|address| self.found.get(address)) {
-            let plain = without_hash(name);
-            let name = if idle[&plain] < AMBIGUOUS { plain } else { name.clone() };
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
+        let met = met.iter().filter_map(|address| self.found.get(address)).map(|(_, name)| pattern(name));
+        let mut seen = BTreeSet::new();
+        let names = met.filter(|name| seen.insert(name.clone())).collect::<Vec<_>>();
         let mut script = String::from(
             "/* The functions that an agent runs, in the order in which it meets them; build/main.rs says why.\n   Made by \
-             `benches/run.sh order`, which is worth a run after a change of the compiler or of many packages: names that\n   \
+             `benches/run.sh order`, which is worth a run after a change of the compiler or of much of the code: names that\n   \
              are no longer there do no harm, but what they stood for is resident with all that lies around it. */\n\
              SECTIONS\n{\n  .text.running :\n  {\n",
         );
@@ -177,13 +165,20 @@ impl Planted {
     }
 }
 
-/// A mangled name whose hash may be any.
-fn without_hash(name: &str) -> String {
-    const HASH: usize = "h0123456789abcdefE".len();
-    match name.len().checked_sub(HASH).and_then(|at| name.split_at_checked(at)) {
-        Some((path, hash)) if hash.starts_with('h') && hash.ends_with('E') && path.ends_with("17") => {
-            format!("{path}h*E")
-        }
-        _ => name.to_owned(),
+/// A mangled name, as a linker's pattern that holds for other builds too: whatever stands for the build in the names of
+/// crates (RFC 2603: `Cs`, letters and digits, `_`), and in the number behind a name of which there are several.
+fn pattern(name: &str) -> String {
+    let (name, several) = match name.rsplit_once('.') {
+        Some((name, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => (name, ".*"),
+        _ => (name, ""),
+    };
+    let (mut rest, mut pattern) = (name, String::new());
+    while let Some(at) = rest.find("Cs") {
+        let (before, build) = rest.split_at(at + "Cs".len());
+        let path = build.trim_start_matches(|letter: char| letter.is_ascii_alphanumeric());
+        pattern += before;
+        pattern += if path.starts_with('_') { "*" } else { &build[..build.len() - path.len()] };
+        rest = path;
     }
+    pattern + rest + several
 }

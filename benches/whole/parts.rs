@@ -143,7 +143,10 @@ fn read(rounds: usize) -> Vec<Figure> {
     figures
 }
 
-const SIZES: [(usize, u64); 3] = [(1, 30_000), (16, 15_000), (256, 1_500)];
+/// KiB of a body, and how many messages. Of the largest so many that the log of a quorum queue is turned to another file as
+/// often in each cell (each holds 512 MiB, RabbitMQ's `raft.wal_max_size_bytes`): with fewer one cell meets a turn, the next
+/// none.
+const SIZES: [(usize, u64); 3] = [(1, 30_000), (16, 15_000), (256, 4_096)];
 
 /// An exchange with one queue behind it, on the broker that all parts share.
 pub(crate) struct Queue {

@@ -72,7 +72,7 @@ fn encode(rounds: usize) -> Vec<Figure> {
 }
 
 fn append(rounds: usize) -> Vec<Figure> {
-    // They take no second each, and what a disk's syncs take scatters.
+    // They are short, and what a disk's syncs take scatters.
     let rounds = 3 * rounds;
     let folder = Folder::new("append");
     let mut figures = Vec::new();

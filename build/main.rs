@@ -21,7 +21,7 @@ fn main() {
     // GNU's and LLVM's linkers know such scripts, others may not.
     if flags.contains("fuse-ld=") || !flags.contains("symbol-mangling-version=v0") {
         println!(
-            "cargo:warning=the agent will take 5 MiB more memory at rest: RUSTFLAGS, or rustflags in a configuration of \
+            "cargo:warning=the agent will take 4 MiB more memory at rest: RUSTFLAGS, or rustflags in a configuration of \
              cargo's, keep build/running.ld from use; say -C symbol-mangling-version=v0 there too, and choose no linker"
         );
         return;
